@@ -1,0 +1,58 @@
+# Two commands set everything up: `make dream` trains Pong end to end, `make test` checks the project.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+GAME ?= Pong
+PRESET ?= quick
+SEED ?= 0
+OUT ?= runs/pong
+SMOKE := build/smoke
+
+# Two workers with one thread each: tests are many small operations, which threads only slow down.
+TEST_JOBS ?= 2
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy DREAMGYM_RUN=$(abspath $(SMOKE))
+
+.DEFAULT_GOAL := help
+.PHONY: help venv dream test lint smoke bench clean
+
+help:
+	@echo "make venv    create $(VENV) and install dreamgym with everything that development needs"
+	@echo "make dream   train $(GAME) (preset $(PRESET), seed $(SEED)) into $(OUT), or go on where it stopped"
+	@echo "make test    lint, types, tests with coverage, notebook"
+	@echo "make bench   speed of this machine and of the dream on it"
+	@echo "make lint    ruff and pyright alone"
+	@echo "make clean   remove caches and build products ($(VENV) and runs/ stay)"
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "dreamgym needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,notebooks,play]' -c constraints.txt
+	@touch $@
+
+dream: venv
+	$(BIN)/dreamgym train --game $(GAME) --preset $(PRESET) --seed $(SEED) --out $(OUT) $(if $(wildcard $(OUT)/config.json),--resume)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# A whole run at the smallest size: the tests and the notebook read it, and it counts towards coverage.
+smoke: venv
+	rm -rf $(SMOKE) .coverage .coverage.*
+	OMP_NUM_THREADS=2 $(BIN)/coverage run -m dreamgym train --game Pong --preset smoke --seed 0 --device cpu --out $(SMOKE)
+
+test: lint smoke
+	$(TEST_ENV) $(BIN)/pytest -n $(TEST_JOBS) --nbmake --cov --cov-append --cov-report=term --cov-fail-under=90 tests notebooks
+
+bench: venv
+	$(BIN)/python tests/benchmarks/bench.py
+
+clean:
+	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .pytest_cache .ruff_cache .hypothesis
+	find dreamgym agents tests -name __pycache__ -type d -prune -exec rm -rf {} +
