@@ -194,10 +194,7 @@ def _draw(
 ) -> _Windows:
     """Draw the three kinds of windows; each kind without replacement."""
     everything = np.arange(len(replay))
-    begins = replay.first_at(everything)
-    begins[1:] |= replay.ends_at(everything[:-1])
-    episode = np.cumsum(begins)
-    stop = np.searchsorted(episode, episode, side="right")
+    begin, stop = episode_spans(replay)
     candidates = np.flatnonzero(everything + context <= stop)
     if not len(candidates):
         raise ReplayError(
@@ -222,7 +219,7 @@ def _draw(
     event = np.concatenate([some(holding(rewards == sign), starts // 4) for sign in (-1, 1)])
     ending = some(holding(ends), max(starts // 8, 1))
     chosen = np.concatenate([uniform, event, ending])
-    start, end = np.searchsorted(episode, episode)[chosen, None], stop[chosen, None]
+    start, end = begin[chosen, None], stop[chosen, None]
     frames = chosen[:, None] + np.arange(context + horizon)
     steps = chosen[:, None] + np.arange(context - 1, context - 1 + horizon)
     around = chosen[:, None] + np.arange(context - 1 - MARGIN, context - 1 + horizon + MARGIN)
@@ -239,6 +236,22 @@ def _draw(
         uniform=len(uniform),
         event=len(event),
     )
+
+
+def episode_spans(replay: Replay) -> tuple[IntArray, IntArray]:
+    """The stretch of unbroken experience that every record belongs to.
+
+    Args:
+        replay: any.
+
+    Returns:
+        int64 (len(replay),) each: the first record of the stretch, and the one after its last.
+    """
+    records = np.arange(len(replay))
+    begins = replay.first_at(records).copy()
+    begins[1:] |= replay.ends_at(records[:-1])
+    episode = np.cumsum(begins)
+    return np.searchsorted(episode, episode), np.searchsorted(episode, episode, side="right")
 
 
 def _encode(world_model: WorldModel, replay: Replay, indices: IntArray) -> Tensor:
