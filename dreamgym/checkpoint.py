@@ -1,0 +1,273 @@
+"""Dreams on disk: safetensors with the configuration as JSON beside the weights. Nothing is ever unpickled."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast, get_type_hints
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dreamgym.device import resolve_device
+from dreamgym.errors import CheckpointError, MissingWeightsError
+from dreamgym.world_model import WorldModel, WorldModelConfig
+
+FORMAT = 1
+DREAM_FILE = "dream.safetensors"
+_WEIGHTS = "world_model."
+_STARTS = "starts."
+
+
+class StartStates(NamedTuple):
+    """Real experience from which dreams start.
+
+    Attributes:
+        latents: uint8 (count, context, height, width), the codes of the last ``context`` observations; the last column is the
+            one that the dream starts at.
+        actions: int64 (count, context) or float32 (count, context, dimensions), what was done at each; the last column
+            is not used.
+        valid: bool (count, context), False where the context would reach before the episode's start; there the latents
+            repeat the first valid one. The last column is True.
+    """
+
+    latents: Tensor
+    actions: Tensor
+    valid: Tensor
+
+
+@dataclass
+class Dream:
+    """All that a dream environment needs.
+
+    Attributes:
+        world_model: the networks.
+        starts: where dreams start.
+        latent_stack: k, the number of most recent latents that an observation shows.
+        metadata: plain JSON: game, preset, seed, score, interactions, horizon.
+    """
+
+    world_model: WorldModel
+    starts: StartStates
+    latent_stack: int = 4
+    metadata: dict[str, Any] = field(default_factory=lambda: {})
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file beside its place, flush it to the disk, and rename it: readers see the old one or the new one.
+
+    Args:
+        path: where the file shall be.
+        write: called with the temporary path, which has the same suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def config_from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
+    """Build a (nested) configuration dataclass from plain JSON.
+
+    Raises:
+        CheckpointError: an unknown or missing field, or a value that the dataclass refuses.
+    """
+    hints = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise CheckpointError(f"{kind.__name__}: unknown fields {unknown}; expected some of {sorted(known)}.")
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if is_dataclass(hint) and isinstance(value, dict):
+            arguments[name] = config_from_dict(cast(type[Any], hint), cast(dict[str, Any], value))
+        else:
+            arguments[name] = tuple(cast(list[Any], value)) if isinstance(value, list) else value
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{kind.__name__}: {error}") from error
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The inverse of :func:`config_from_dict`: nested plain JSON values."""
+    result: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        result[f.name] = config_to_dict(value) if is_dataclass(value) else value
+    return result
+
+
+def save_dream(path: Path | str, dream: Dream) -> Path:
+    """Write a dream as one safetensors file.
+
+    Args:
+        path: the file, or a run folder, in which it is called ``dream.safetensors``.
+        dream: what to write.
+
+    Returns:
+        The file's path.
+    """
+    path = Path(path)
+    file = path if path.suffix == ".safetensors" else path / DREAM_FILE
+    tensors = {_WEIGHTS + name: tensor.detach().cpu().contiguous() for name, tensor in dream.world_model.state_dict().items()}
+    tensors |= {_STARTS + name: tensor.cpu().contiguous() for name, tensor in dream.starts._asdict().items()}
+    header = {
+        "format": str(FORMAT),
+        "world_model": json.dumps(config_to_dict(dream.world_model.config)),
+        "latent_stack": str(dream.latent_stack),
+        "metadata": json.dumps(dream.metadata),
+    }
+    write_atomic(file, lambda temporary: safetensors.torch.save_file(tensors, temporary, header))
+    return file
+
+
+def load_dream(path: Path | str, device: str | torch.device = "cpu") -> Dream:
+    """Read what :func:`save_dream` wrote.
+
+    Args:
+        path: the file, or the run folder that holds it.
+        device: where to put the weights and start states.
+
+    Raises:
+        MissingWeightsError: there is no such file.
+        CheckpointError: the file is damaged, not a dream's, or of a newer format.
+        DeviceError: the device is not there.
+    """
+    target = resolve_device(device)
+    file = Path(path) / DREAM_FILE if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise MissingWeightsError(f"No dream at {file}: expected a file {DREAM_FILE} or a run folder that holds one.")
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:  # pyright: ignore[reportUnknownMemberType]
+            header = cast(dict[str, str], opened.metadata() or {})
+            tensors = {name: cast(Tensor, opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged or is no safetensors file: {error}. Restore it or train it again.") from error
+    config, latent_stack, metadata = _read_header(file, header)
+    world_model = WorldModel(config, seed=0)
+    weights = {name.removeprefix(_WEIGHTS): t for name, t in tensors.items() if name.startswith(_WEIGHTS)}
+    try:
+        world_model.load_state_dict(weights)
+        starts = StartStates(*(tensors[_STARTS + name].to(target) for name in StartStates._fields))
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{file}: the weights do not fit the configuration in its header: {error}") from error
+    _check_starts(file, starts, world_model)
+    return Dream(world_model.to(target), starts, latent_stack, metadata)
+
+
+def _read_header(file: Path, header: dict[str, str]) -> tuple[WorldModelConfig, int, dict[str, Any]]:
+    try:
+        version = int(header["format"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{file} is no dream: its header names no format.") from error
+    if version > FORMAT:
+        raise CheckpointError(f"{file} has format {version}; this version reads up to {FORMAT}. Upgrade dreamgym.")
+    try:
+        config = config_from_dict(WorldModelConfig, json.loads(header["world_model"]))
+        return config, int(header["latent_stack"]), json.loads(header["metadata"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{file}: the header cannot be read: {error}") from error
+
+
+def _check_starts(file: Path, starts: StartStates, world_model: WorldModel) -> None:
+    latents, actions, valid = starts
+    shape = (*latents.shape[:2], *world_model.codec.latent_shape)
+    fits = latents.dtype == torch.uint8 and tuple(latents.shape) == shape and len(latents) > 0
+    fits = fits and actions.shape[:2] == latents.shape[:2] and valid.shape == latents.shape[:2]
+    if not fits or bool((latents >= world_model.codec.num_codes).any()):
+        raise CheckpointError(f"{file}: the start states have the wrong shape, type or range.")
+
+
+def dreamgym_home() -> Path:
+    """Where runs are looked for by id: ``$DREAMGYM_HOME``, else ``runs`` in the current folder."""
+    return Path(os.environ.get("DREAMGYM_HOME", "runs"))
+
+
+def game_of(id_or_game: str) -> str:
+    """``"Dream-Pong-v0"``, ``"dreamgym:Dream-Pong-v0"`` or ``"Pong"`` to ``"Pong"``."""
+    name = id_or_game.rsplit(":", 1)[-1]
+    return name.removeprefix("Dream-").removesuffix("-v0")
+
+
+def resolve_checkpoint(id_or_game: str, checkpoint: str | Path | None = None) -> Path:
+    """Find the weights of a dream.
+
+    Looked for in this order: ``checkpoint`` (a run folder or a file); the newest finished run of the game below
+    :func:`dreamgym_home`; weights shipped in the package. A path in place of an id stands for itself.
+
+    Args:
+        id_or_game: an id, a game's name, or the path of a run folder or file.
+        checkpoint: a run folder or file that goes before all else.
+
+    Returns:
+        The path of a ``.safetensors`` file.
+
+    Raises:
+        MissingWeightsError: nothing was found; the message says where it was looked for and how to train it.
+    """
+    explicit = Path(checkpoint) if checkpoint is not None else Path(id_or_game)
+    if explicit.is_file():
+        return explicit
+    if (explicit / DREAM_FILE).is_file():
+        return explicit / DREAM_FILE
+    game = game_of(id_or_game)
+    shipped = Path(__file__).parent / "weights" / f"{game}.safetensors"
+    home = dreamgym_home()
+    if checkpoint is None:
+        found = _newest_run(home, game)
+        if found is not None:
+            return found
+        if shipped.is_file():
+            return shipped
+    looked = [f"checkpoint={str(checkpoint)!r}: no {DREAM_FILE} there"] if checkpoint is not None else [
+        "checkpoint=: not given",
+        f"$DREAMGYM_HOME ({home.resolve()}): no finished run of {game}",
+        f"shipped weights ({shipped}): none",
+    ]
+    places = "\n".join(f"  - {line}" for line in looked)
+    raise MissingWeightsError(
+        f"No dream of {game} was found. Looked in:\n{places}\n"
+        f"Train one with: dreamgym train --game {game} --preset laptop --out {home / game.lower()}"
+    )
+
+
+def _newest_run(home: Path, game: str) -> Path | None:
+    """The newest finished dream of a game below a folder: its header says both."""
+    candidates: list[tuple[float, Path]] = []
+    for file in home.glob(f"**/{DREAM_FILE}") if home.is_dir() else []:
+        try:
+            with safetensors.safe_open(file, framework="pt") as opened:  # pyright: ignore[reportUnknownMemberType]
+                header = cast(dict[str, str], opened.metadata() or {})
+            matches = json.loads(header["world_model"])["game"] == game and json.loads(header["metadata"]).get("finished")
+        except (safetensors.SafetensorError, OSError, KeyError, ValueError):
+            continue
+        if matches:
+            candidates.append((file.stat().st_mtime, file))
+    return max(candidates)[1] if candidates else None
+
+
+def load(id_or_run: str | Path, device: str | torch.device = "cpu") -> WorldModel:
+    """Load the world model of a dream.
+
+    Args:
+        id_or_run: ``"Dream-Pong-v0"``, a run folder or a ``.safetensors`` file.
+        device: where to put it.
+
+    Raises:
+        MissingWeightsError: no dream was found.
+        CheckpointError: the file is damaged.
+    """
+    return load_dream(resolve_checkpoint(str(id_or_run)), device).world_model

@@ -1,0 +1,33 @@
+"""Which device to compute on: chosen once, said aloud, never silently another one."""
+
+import torch
+
+from dreamgym.errors import DeviceError
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """Turn a device name into a device that exists.
+
+    Args:
+        name: ``"auto"`` (CUDA if there is one, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+
+    Returns:
+        The device.
+
+    Raises:
+        DeviceError: the name is not a device's, or CUDA is asked for and this machine or build has none.
+    """
+    if isinstance(name, str) and name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {name!r}.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {name!r}.")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise DeviceError(f"device {str(name)!r}: this machine or this build of torch has no CUDA; use device='cpu'.")
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise DeviceError(f"device {str(name)!r}: expected an index below {torch.cuda.device_count()}.")
+    return device

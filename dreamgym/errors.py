@@ -1,0 +1,41 @@
+"""Every error that dreamgym raises on purpose: expected, actual and the fix are in the message."""
+
+
+class DreamgymError(Exception):
+    """Base of all errors raised by dreamgym."""
+
+
+class UnknownGameError(DreamgymError):
+    """A game or environment id that nobody registered; the message lists the nearest names."""
+
+
+class MissingWeightsError(DreamgymError, FileNotFoundError):
+    """No trained dream was found; the message says where it was looked for and how to train one."""
+
+    def __str__(self) -> str:
+        """The message alone: FileNotFoundError would format it as an errno pair."""
+        return str(self.args[0]) if self.args else ""
+
+
+class CheckpointError(DreamgymError):
+    """A checkpoint that is damaged, of a newer format, or not ours."""
+
+
+class ConfigError(DreamgymError, ValueError):
+    """A setting outside its range, or two settings that contradict each other."""
+
+
+class DeviceError(DreamgymError):
+    """A device that was asked for and is not there."""
+
+
+class InvalidActionError(DreamgymError, ValueError):
+    """Actions of the wrong shape, type or range."""
+
+
+class InvalidInputError(DreamgymError, ValueError):
+    """An argument of the wrong shape, type or range."""
+
+
+class ReplayError(DreamgymError):
+    """A replay buffer that cannot serve a request, or whose files are damaged."""

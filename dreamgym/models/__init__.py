@@ -1,0 +1,1 @@
+"""The networks of the world model: pure torch, no files, no global state."""

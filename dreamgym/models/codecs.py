@@ -1,0 +1,283 @@
+"""Codecs: real observation <-> latent. The default is the VQ-VAE of Robine et al. 2023, Sect. 3.2.1."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamgym.errors import ConfigError
+from dreamgym.models.layers import ResidualBlock
+from dreamgym.models.losses import continuous_bernoulli_logit, continuous_bernoulli_mean, continuous_bernoulli_nll
+from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, perplexity
+
+Metrics = dict[str, Tensor]
+
+
+class Codec(Protocol):
+    """What everything above the networks knows of a codec. A new one is a new class with these names."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(height, width) of a latent."""
+        ...
+
+    @property
+    def num_codes(self) -> int:
+        """Latent entries lie in [0, num_codes)."""
+        ...
+
+    @property
+    def embedding_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the features of one latent."""
+        ...
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an observation, uint8."""
+        ...
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """uint8 (batch, C, H, W) to latents int64 (batch, height, width)."""
+        ...
+
+    def embed(self, latents: Tensor) -> Tensor:
+        """Latents (batch, height, width) to features float32 (batch, channels, height, width)."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (batch, height, width) to grey values float32 (batch, C, H, W) in [0, 1]."""
+        ...
+
+    def loss(self, frames: Tensor, previous: Tensor | None = None, *, quantized: bool = True) -> tuple[Tensor, Metrics]:
+        """uint8 frames (and those one step before) to (scalar, metrics)."""
+        ...
+
+    def update(self, metrics: Metrics, generator: torch.Generator) -> None:
+        """What learning does besides gradients (moving averages); called after each optimiser step with loss's metrics."""
+        ...
+
+    def prepare(self, background: Tensor) -> None:
+        """Called once before the first fit with the median frame of the experience, uint8 (H, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class VQVAEConfig:
+    """Settings of the VQ-VAE. The defaults see a ball at a small budget; ``published()`` is the paper's network.
+
+    Attributes:
+        frame_stack: C, frames stacked in one observation.
+        frame_size: side of a frame in pixels; a multiple of 16.
+        width: channels of the first convolution (the paper's is 32); the later ones have 2, 4 and 8 times as many.
+        residual_kernel: kernel of the encoder's residual blocks: 3 (paper, receptive field 110 px) or 1 (46 px).
+        quantizer: the codebook.
+        commitment_weight: of the commitment loss, averaged over the latent's elements.
+        foreground_weight: extra weight of a pixel that differs from the background; 0 weighs all alike (paper).
+        motion_weight: extra weight of a pixel that changed since the previous frame, for games that scroll.
+        foreground_threshold: how far a grey value must be from the background to count as foreground, in [0, 1].
+        pixel_bias: a bias per pixel in the decoder, set to the background's logits before the first fit.
+    """
+
+    frame_stack: int = 1
+    frame_size: int = 96
+    width: int = 32
+    residual_kernel: int = 1
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    commitment_weight: float = 0.25
+    foreground_weight: float = 20.0
+    motion_weight: float = 0.0
+    foreground_threshold: float = 0.06
+    pixel_bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.frame_size % 16 or self.frame_size <= 0:
+            raise ConfigError(f"frame_size: expected a positive multiple of 16, got {self.frame_size}.")
+        if self.frame_stack < 1 or self.width < 1 or self.residual_kernel % 2 == 0:
+            raise ConfigError(
+                "frame_stack and width must be at least 1 and residual_kernel odd, got "
+                f"{self.frame_stack}, {self.width} and {self.residual_kernel}."
+            )
+
+    @classmethod
+    def published(cls, frame_stack: int = 4) -> "VQVAEConfig":
+        """The networks and loss of the paper, with the codebook of the released code."""
+        quantizer = QuantizerConfig(dead_below=0.0, released_bias=True)
+        return cls(frame_stack, residual_kernel=3, quantizer=quantizer, foreground_weight=0.0, pixel_bias=False)
+
+
+class Encoder(nn.Sequential):
+    """Four strided convolutions and two residual blocks, BatchNorm throughout (Robine et al. 2023, Fig. 4, top).
+
+    (batch, C, H, W) grey values in [0, 1] to (batch, embedding_dim, H / 16, W / 16).
+    """
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        """Build the network."""
+        layers: list[nn.Module] = []
+        channels = config.frame_stack
+        for factor in (1, 2, 4, 8):
+            layers += [nn.Conv2d(channels, config.width * factor, 4, 2, 1, bias=False)]
+            channels = config.width * factor
+            layers += [nn.BatchNorm2d(channels), nn.LeakyReLU()]
+        for _ in range(2):
+            layers += [ResidualBlock(channels, config.residual_kernel, normalised=True), nn.LeakyReLU()]
+        dim = config.quantizer.embedding_dim
+        super().__init__(*layers, nn.Conv2d(channels, dim, 1, bias=False), nn.BatchNorm2d(dim))
+
+
+class Decoder(nn.Sequential):
+    """Convolution, two residual blocks, four deconvolutions (Robine et al. 2023, Fig. 4, bottom).
+
+    (batch, embedding_dim, H / 16, W / 16) to logits (batch, C, H, W) of continuous Bernoullis.
+    """
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        """Build the network."""
+        channels = config.width * 8
+        layers: list[nn.Module] = [nn.Conv2d(config.quantizer.embedding_dim, channels, 3, padding=1), nn.LeakyReLU()]
+        for _ in range(2):
+            layers += [ResidualBlock(channels, normalised=False), nn.LeakyReLU()]
+        for factor in (4, 2, 1):
+            layers += [nn.ConvTranspose2d(channels, config.width * factor, 4, 2, 1), nn.LeakyReLU()]
+            channels = config.width * factor
+        super().__init__(*layers, nn.ConvTranspose2d(channels, config.frame_stack, 4, 2, 1))
+
+
+class VQVAE(nn.Module):
+    """The vector-quantised autoencoder: a frame becomes a small map of code indices (Robine et al. 2023, Sect. 3.2.1)."""
+
+    background: Tensor
+
+    def __init__(self, config: VQVAEConfig | None = None) -> None:
+        """Build the networks with random weights."""
+        super().__init__()
+        self.config = config = config or VQVAEConfig()
+        self.encoder = Encoder(config)
+        self.quantizer = VectorQuantizer(config.quantizer)
+        self.decoder = Decoder(config)
+        size = config.frame_size
+        self.register_buffer("background", torch.zeros(size, size))
+        self.pixel_bias = nn.Parameter(torch.zeros(1, size, size)) if config.pixel_bias else None
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(height, width) of a latent: (6, 6) for frames of 96 pixels."""
+        side = self.config.frame_size // 16
+        return side, side
+
+    @property
+    def num_codes(self) -> int:
+        """K, the number of codes."""
+        return self.config.quantizer.num_codes
+
+    @property
+    def embedding_shape(self) -> tuple[int, int, int]:
+        """(embedding_dim, height, width)."""
+        return self.config.quantizer.embedding_dim, *self.latent_shape
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an observation."""
+        return self.config.frame_stack, self.config.frame_size, self.config.frame_size
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """p(z_t | s_t): frames uint8 (batch, C, H, W) to indices int64 (batch, height, width)."""
+        outputs = self._encoder_outputs(_to_unit(frames))
+        return self._nearest(outputs)
+
+    def embed(self, latents: Tensor) -> Tensor:
+        """Look the codes up: (batch, height, width) to float32 (batch, embedding_dim, height, width)."""
+        return F.embedding(latents, self.quantizer.codes).permute(0, 3, 1, 2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Mean of p(s_t | z_t): (batch, height, width) to float32 (batch, C, H, W) in (0, 1)."""
+        return continuous_bernoulli_mean(self._logits(self.embed(latents)))
+
+    def loss(self, frames: Tensor, previous: Tensor | None = None, *, quantized: bool = True) -> tuple[Tensor, Metrics]:
+        """Evidence lower bound with a constant KL term left out (Robine et al. 2023, Eq. 9), plus the commitment loss.
+
+        Args:
+            frames: (batch, C, H, W) uint8.
+            previous: the same one step earlier, for ``motion_weight``; None where unknown.
+            quantized: False trains a plain autoencoder, to give the encoder a start before the codes matter.
+
+        Returns:
+            (scalar in nats a frame, metrics). The metrics hold what :meth:`update` needs: encoder outputs ``vectors``
+            (batch, height, width, embedding_dim), their ``indices``, and ``cell_error`` (batch, height, width).
+        """
+        targets = _to_unit(frames)
+        outputs = self._encoder_outputs(targets)
+        vectors = outputs.permute(0, 2, 3, 1)
+        indices = self._nearest(outputs.detach())
+        codes = self.embed(indices)
+        features = outputs + (codes - outputs).detach() if quantized else outputs
+        weights = self._pixel_weights(targets, previous)
+        errors = weights * continuous_bernoulli_nll(self._logits(features), targets)
+        reconstruction = errors.sum(dim=(1, 2, 3)).mean()
+        commitment = F.mse_loss(outputs, codes)
+        cell = self.config.frame_size // self.latent_shape[0]
+        metrics = {
+            "reconstruction": reconstruction.detach(),
+            "commitment": commitment.detach(),
+            "perplexity": perplexity(indices, self.num_codes),
+            "vectors": vectors.detach(),
+            "indices": indices,
+            "cell_error": F.avg_pool2d(errors.detach().sum(dim=1, keepdim=True), cell)[:, 0],
+        }
+        return reconstruction + self.config.commitment_weight * commitment * float(quantized), metrics
+
+    @torch.no_grad()
+    def update(self, metrics: Metrics, generator: torch.Generator) -> None:
+        """Move the codebook's averages, then re-seed dead codes on cells drawn in proportion to their error."""
+        vectors, indices = metrics["vectors"].flatten(0, 2), metrics["indices"].flatten()
+        self.quantizer.update(vectors, indices)
+        dead = self.quantizer.dead()
+        error = metrics["cell_error"].flatten()
+        chances = (error - error.min()).cpu() + 1e-6
+        drawn = torch.multinomial(chances, self.num_codes, replacement=True, generator=generator)
+        self.quantizer.seed_codes(dead, vectors[drawn.to(vectors.device)][dead])
+
+    @torch.no_grad()
+    def prepare(self, background: Tensor) -> None:
+        """Take the background (H, W) uint8: what foreground is measured from, and the pixel bias's first value."""
+        self.background.copy_(_to_unit(background))
+        if self.pixel_bias is not None:
+            self.pixel_bias.copy_(continuous_bernoulli_logit(self.background)[None])
+
+    @torch.no_grad()
+    def seed_codebook(self, frames: Tensor, generator: torch.Generator) -> None:
+        """Put every code on an encoder output of a random cell of (batch, C, H, W) uint8 frames."""
+        vectors = self._encoder_outputs(_to_unit(frames)).permute(0, 2, 3, 1).flatten(0, 2)
+        drawn = torch.randperm(len(vectors), generator=generator)[: self.num_codes].to(vectors.device)
+        every = torch.ones(self.num_codes, dtype=torch.bool, device=vectors.device)
+        self.quantizer.seed_codes(every, vectors[drawn])
+
+    def _encoder_outputs(self, targets: Tensor) -> Tensor:
+        return self.encoder(targets.contiguous(memory_format=torch.channels_last)).float()
+
+    def _nearest(self, outputs: Tensor) -> Tensor:
+        vectors = outputs.permute(0, 2, 3, 1)
+        with torch.autocast(outputs.device.type, enabled=False):
+            return self.quantizer.nearest(vectors.flatten(0, 2)).unflatten(0, vectors.shape[:3])
+
+    def _logits(self, features: Tensor) -> Tensor:
+        logits = self.decoder(features.contiguous(memory_format=torch.channels_last)).float()
+        return logits if self.pixel_bias is None else logits + self.pixel_bias
+
+    def _pixel_weights(self, targets: Tensor, previous: Tensor | None) -> Tensor:
+        config = self.config
+        foreground = (targets - self.background).abs() > config.foreground_threshold
+        weights = 1 + config.foreground_weight * foreground
+        if config.motion_weight and previous is not None:
+            moved = (targets - _to_unit(previous)).abs() > config.foreground_threshold
+            weights = weights + config.motion_weight * moved
+        return weights
+
+
+def _to_unit(frames: Tensor) -> Tensor:
+    """uint8 0..255 to float32 0..1."""
+    return frames.float() / 255

@@ -1,0 +1,297 @@
+"""Dynamics: features and action to the distributions of the next latent, the reward and the end.
+
+The default is the two-cell convolutional LSTM of Robine et al. 2023, Sect. 3.2.2.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dreamgym.errors import ConfigError
+from dreamgym.models.layers import MapLayerNorm, one_hot_planes
+
+
+class Prediction(NamedTuple):
+    """Distributions at one step (leading axis batch) or over a window (leading axes batch, time).
+
+    Attributes:
+        latent_logits: (..., codes, height, width), the scores U of Robine et al. 2023, Eq. 15.
+        reward_logits: (..., 3), the scores V of Eq. 16 for rewards -1, 0, 1.
+        end_logit: (...,), log-odds that the episode ends with this step.
+    """
+
+    latent_logits: Tensor
+    reward_logits: Tensor
+    end_logit: Tensor
+
+    def sample_latent(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """Draw the next latent, cell by cell; the most likely one at temperature 0.
+
+        Args:
+            generator: source of the draw, on the logits' device.
+            temperature: divides the logits.
+
+        Returns:
+            (..., height, width) int64.
+        """
+        logits = self.latent_logits.float().movedim(-3, -1)
+        if temperature == 0:
+            return logits.argmax(dim=-1)
+        chances = torch.softmax(logits / temperature, dim=-1)
+        return torch.multinomial(chances.flatten(0, -2), 1, generator=generator).view(chances.shape[:-1])
+
+    def expected_reward(self) -> Tensor:
+        """Mean of the reward's distribution, (...,) float32 in [-1, 1]."""
+        chances = torch.softmax(self.reward_logits.float(), dim=-1)
+        return chances[..., 2] - chances[..., 0]
+
+    def sample_reward(self, generator: torch.Generator | None = None) -> Tensor:
+        """A draw of the reward, (...,) float32 in {-1, 0, 1}."""
+        chances = torch.softmax(self.reward_logits.float(), dim=-1)
+        return torch.multinomial(chances.flatten(0, -2), 1, generator=generator).view(chances.shape[:-1]).float() - 1
+
+    def end_probability(self) -> Tensor:
+        """Chance that the episode ends with this step, (...,) float32."""
+        return torch.sigmoid(self.end_logit.float())
+
+
+class Dynamics(Protocol):
+    """What everything above the networks knows of a dynamics model. State is a NamedTuple of tensors, batch first."""
+
+    @property
+    def hidden_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the hidden features h_t."""
+        ...
+
+    def initial_state(self, batch: int, device: torch.device | None = None) -> Any:
+        """The state before the first step."""
+        ...
+
+    def step(self, features: Tensor, action: Tensor, state: Any) -> tuple[Prediction, Any]:
+        """Features (batch, channels, height, width) and actions (batch,) to the prediction and the next state."""
+        ...
+
+    def sequence(
+        self, features: Tensor, actions: Tensor, state: Any, rewards: Tensor | None = None, ends: Tensor | None = None
+    ) -> tuple[Prediction, Any]:
+        """The same for (batch, time, ...), with the true features, rewards and ends of every step given."""
+        ...
+
+    def hidden(self, state: Any) -> Tensor:
+        """h of a state, (batch, channels, height, width) float32, as a policy may see it."""
+        ...
+
+
+@dataclass(frozen=True)
+class ConvLSTMConfig:
+    """Settings of the ConvLSTM.
+
+    Attributes:
+        hidden: channels of each cell (the paper's is 128).
+        kernel: side of the gates' convolutions.
+        reward_hidden: units of the reward head's linear layer (the paper's is 512).
+        end_head: whether the end of the episode is predicted (not in the paper, its own future work).
+        latent_skip: whether the latent head also sees the current features: most cells keep their code.
+    """
+
+    hidden: int = 128
+    kernel: int = 5
+    reward_hidden: int = 512
+    end_head: bool = True
+    latent_skip: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.hidden < 1 or self.reward_hidden < 1 or self.kernel % 2 == 0:
+            raise ConfigError(
+                "hidden and reward_hidden must be at least 1 and kernel odd, got "
+                f"{self.hidden}, {self.reward_hidden} and {self.kernel}."
+            )
+
+
+class CellState(NamedTuple):
+    """Output h and memory c of one cell, each (batch, hidden, height, width) float32."""
+
+    output: Tensor
+    memory: Tensor
+
+
+class ConvLSTMState(NamedTuple):
+    """State of the two cells, each tensor (batch, hidden, height, width) float32."""
+
+    output_1: Tensor
+    memory_1: Tensor
+    output_2: Tensor
+    memory_2: Tensor
+
+
+class ConvLSTMCell(nn.Module):
+    """A convolutional LSTM cell with layer norms and peepholes (Shi et al. 2015; Ba et al. 2016, Appendix).
+
+    Input-to-gates and hidden-to-gates convolutions have their own LayerNorm and no bias; there is one bias per gate
+    channel; input and forget gates see the memory, the output gate sees the new memory; the forget gate starts open.
+    """
+
+    def __init__(self, inputs: int, hidden: int, kernel: int, height: int, width: int) -> None:
+        """Build the cell."""
+        super().__init__()
+        self.input_conv = nn.Conv2d(inputs, 4 * hidden, kernel, padding=kernel // 2, bias=False)
+        self.hidden_conv = nn.Conv2d(hidden, 4 * hidden, kernel, padding=kernel // 2, bias=False)
+        self.input_norm = MapLayerNorm([4 * hidden, height, width])
+        self.hidden_norm = MapLayerNorm([4 * hidden, height, width])
+        self.bias = nn.Parameter(torch.zeros(4 * hidden, 1, 1))
+        self.peepholes = nn.Parameter(torch.zeros(3, hidden, 1, 1))
+        self.to(memory_format=torch.channels_last)
+
+    def input_gates(self, inputs: Tensor) -> Tensor:
+        """The inputs' share of the gates, for any number of steps at once.
+
+        Args:
+            inputs: (batch, inputs, height, width).
+
+        Returns:
+            (batch, 4 hidden, height, width) float32.
+        """
+        return self.input_norm(self.input_conv(inputs)) + self.bias
+
+    def advance(self, input_gates: Tensor, state: CellState) -> CellState:
+        """One step, given :meth:`input_gates` of its input."""
+        gates = input_gates + self.hidden_norm(self.hidden_conv(state.output))
+        entry, forget, candidate, exit_ = gates.chunk(4, dim=1)
+        peep_entry, peep_forget, peep_exit = self.peepholes.unbind()
+        entry = torch.sigmoid(entry + peep_entry * state.memory)
+        forget = torch.sigmoid(forget + peep_forget * state.memory + 1)
+        memory = forget * state.memory + entry * torch.tanh(candidate)
+        output = torch.sigmoid(exit_ + peep_exit * memory) * torch.tanh(memory)
+        return CellState(output, memory)
+
+    def unroll(self, inputs: Tensor, state: CellState) -> tuple[Tensor, CellState]:
+        """Several steps whose inputs are known: their gates in one convolution, then the recurrence.
+
+        Args:
+            inputs: (batch, time, inputs, height, width).
+            state: before the first step.
+
+        Returns:
+            (outputs (batch, time, hidden, height, width), state after the last step).
+        """
+        # Time first, so that each step's slice is one contiguous block.
+        steps = inputs.transpose(0, 1)
+        gates = self.input_gates(steps.flatten(0, 1)).unflatten(0, steps.shape[:2])
+        outputs: list[Tensor] = []
+        for step_gates in gates.unbind(0):
+            state = self.advance(step_gates, state)
+            outputs.append(state.output)
+        return torch.stack(outputs, dim=1), state
+
+
+class RewardHead(nn.Sequential):
+    """Conv 1x1 -> LayerNorm -> LeakyReLU -> two linear layers (Robine et al. 2023, Fig. 5, top)."""
+
+    def __init__(self, inputs: int, height: int, width: int, hidden: int, outputs: int, channels: int = 32) -> None:
+        """Build the head: (batch, inputs, height, width) to (batch, outputs)."""
+        super().__init__(
+            nn.Conv2d(inputs, channels, 1),
+            MapLayerNorm([channels, height, width]),
+            nn.LeakyReLU(),
+            nn.Flatten(),
+            nn.Linear(channels * height * width, hidden),
+            nn.LeakyReLU(),
+            nn.Linear(hidden, outputs),
+        )
+
+
+class ConvLSTM(nn.Module):
+    """The recurrent dynamics p(h_t | z_t, a_t, h_{t-1}) with its latent, reward and end heads (Eq. 13-17, Fig. 5)."""
+
+    def __init__(
+        self, config: ConvLSTMConfig, embedding_shape: tuple[int, int, int], num_codes: int, num_actions: int
+    ) -> None:
+        """Build the network for features of ``embedding_shape``, ``num_codes`` codes and ``num_actions`` actions."""
+        super().__init__()
+        self.config = config
+        self.num_actions = num_actions
+        channels, self._height, self._width = embedding_shape
+        hidden, kernel, size = config.hidden, config.kernel, (self._height, self._width)
+        self.cell_1 = ConvLSTMCell(channels + num_actions, hidden, kernel, *size)
+        self.cell_2 = ConvLSTMCell(hidden + num_actions, hidden, kernel, *size)
+        trunk = hidden + num_actions
+        self.latent_head = nn.Conv2d(trunk + channels * config.latent_skip, num_codes, 1)
+        self.reward_head = RewardHead(trunk, *size, config.reward_hidden, 3)
+        self.end_head = RewardHead(trunk, *size, 64, 1, channels=8) if config.end_head else None
+
+    @property
+    def hidden_shape(self) -> tuple[int, int, int]:
+        """(hidden, height, width)."""
+        return self.config.hidden, self._height, self._width
+
+    def initial_state(self, batch: int, device: torch.device | None = None) -> ConvLSTMState:
+        """All zeros, for ``batch`` sequences."""
+        device = device or self.latent_head.weight.device
+        return ConvLSTMState(*(torch.zeros(batch, *self.hidden_shape, device=device) for _ in range(4)))
+
+    def hidden(self, state: ConvLSTMState) -> Tensor:
+        """h of the second cell, (batch, hidden, height, width)."""
+        return state.output_2
+
+    def step(self, features: Tensor, action: Tensor, state: ConvLSTMState) -> tuple[Prediction, ConvLSTMState]:
+        """One step: a sequence of length one.
+
+        Args:
+            features: (batch, channels, height, width), the embedding of z_t.
+            action: (batch,) int64, or (batch, num_actions) float32 if continuous.
+            state: h_{t-1}.
+
+        Returns:
+            (prediction of z_{t+1}, r_t and d_t, state h_t).
+        """
+        prediction, state = self.sequence(features[:, None], action[:, None], state)
+        return Prediction(*(tensor[:, 0] for tensor in prediction)), state
+
+    def sequence(
+        self,
+        features: Tensor,
+        actions: Tensor,
+        state: ConvLSTMState,
+        rewards: Tensor | None = None,
+        ends: Tensor | None = None,
+    ) -> tuple[Prediction, ConvLSTMState]:
+        """Predict every step of a window from the true features and actions up to it.
+
+        Args:
+            features: (batch, time, channels, height, width).
+            actions: (batch, time) int64, or (batch, time, num_actions) float32.
+            state: before the first step.
+            rewards: (batch, time), part of the seam; this model does not feed them back.
+            ends: (batch, time) bool, likewise.
+
+        Returns:
+            (prediction with leading axes (batch, time), state after the last step).
+        """
+        batch, time = features.shape[:2]
+        planes = one_hot_planes(actions.flatten(0, 1), self.num_actions, self._height, self._width)
+        planes = planes.unflatten(0, (batch, time)).to(features.dtype)
+        first, state_1 = self.cell_1.unroll(
+            torch.cat([features, planes], dim=2), CellState(state.output_1, state.memory_1)
+        )
+        second, state_2 = self.cell_2.unroll(torch.cat([first, planes], dim=2), CellState(state.output_2, state.memory_2))
+        trunk = torch.cat([second, planes], dim=2).flatten(0, 1)
+        latent_inputs = torch.cat([trunk, features.flatten(0, 1)], dim=1) if self.config.latent_skip else trunk
+        latent_logits = self.latent_head(latent_inputs).float()
+        reward_logits = self.reward_head(trunk).float()
+        end_logits = self._end_logits(trunk)
+        prediction = Prediction(*(x.unflatten(0, (batch, time)) for x in (latent_logits, reward_logits, end_logits)))
+        return prediction, ConvLSTMState(*state_1, *state_2)
+
+    def _end_logits(self, trunk: Tensor) -> Tensor:
+        if self.end_head is None:
+            # Eq. 17: the model itself never ends an episode, only the horizon does.
+            return torch.full((len(trunk),), -torch.inf, device=trunk.device)
+        return self.end_head(trunk)[:, 0].float()
+
+
+def parameter_count(module: nn.Module | None) -> int:
+    """Trainable numbers of a module; 0 for None."""
+    return 0 if module is None else sum(p.numel() for p in module.parameters() if p.requires_grad)

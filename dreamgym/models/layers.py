@@ -1,0 +1,54 @@
+"""Building blocks shared by the networks."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """Conv -> norm -> ReLU -> Conv 1x1 -> norm, plus the input (Robine et al. 2023, Fig. 4).
+
+    Args:
+        channels: of the input and the output.
+        kernel: side of the first convolution's kernel; 1 keeps the receptive field as it is.
+        normalised: BatchNorm after each convolution (then without bias), as in the encoder; False for the decoder.
+    """
+
+    def __init__(self, channels: int, kernel: int = 3, *, normalised: bool) -> None:
+        """Build the block."""
+        super().__init__()
+        bias = not normalised
+        self.first = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=bias)
+        self.first_norm = nn.BatchNorm2d(channels) if normalised else nn.Identity()
+        self.second = nn.Conv2d(channels, channels, 1, bias=bias)
+        self.second_norm = nn.BatchNorm2d(channels) if normalised else nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same shape."""
+        hidden = F.relu(self.first_norm(self.first(inputs)))
+        return inputs + self.second_norm(self.second(hidden))
+
+
+class MapLayerNorm(nn.LayerNorm):
+    """LayerNorm over (channels, height, width) that always computes in float32, whatever autocast says."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same shape, float32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def one_hot_planes(actions: Tensor, num_actions: int, height: int, width: int) -> Tensor:
+    """One-hot actions repeated over the cells (Robine et al. 2023, Sect. 3.2.2).
+
+    Args:
+        actions: (batch,) int64 for a discrete action, (batch, num_actions) float for a continuous one.
+        num_actions: number of actions, or length of the action vector.
+        height: of the map.
+        width: of the map.
+
+    Returns:
+        (batch, num_actions, height, width) float32.
+    """
+    vectors = actions.float() if actions.dim() == 2 else F.one_hot(actions, num_actions).float()
+    return vectors[:, :, None, None].expand(-1, -1, height, width)

@@ -1,0 +1,121 @@
+"""The codebook: vector quantisation learned by exponential moving averages.
+
+Source: van den Oord et al. 2017, Appendix A; Robine et al. 2023, Sect. 2.3.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dreamgym.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """Settings of the codebook.
+
+    Attributes:
+        num_codes: K, the number of codes (at most 256: latents are stored as bytes).
+        embedding_dim: length of a code.
+        decay: of the moving averages.
+        epsilon: Laplace smoothing of the counts.
+        dead_below: a code used less than this share of an even share is dead and may be re-seeded; 0 never.
+        released_bias: True corrects the start-up bias of the sums but not of the counts, as the authors' released
+            code does: early codes are inflated about a hundredfold, which by accident keeps most of them alive.
+    """
+
+    num_codes: int = 128
+    embedding_dim: int = 32
+    decay: float = 0.99
+    epsilon: float = 1e-5
+    dead_below: float = 0.02
+    released_bias: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 1 < self.num_codes <= 256:
+            raise ConfigError(f"num_codes: expected 2 to 256 (a latent cell is stored as one byte), got {self.num_codes}.")
+
+
+class VectorQuantizer(nn.Module):
+    """Replace vectors by their nearest codes; learn the codes by moving averages, not by gradients."""
+
+    codes: Tensor
+    counts: Tensor
+    sums: Tensor
+    updates: Tensor
+
+    def __init__(self, config: QuantizerConfig | None = None) -> None:
+        """Draw the codes from a standard normal, the distribution that the encoder's last BatchNorm aims at."""
+        super().__init__()
+        self.config = config = config or QuantizerConfig()
+        codes = torch.randn(config.num_codes, config.embedding_dim)
+        cold = config.released_bias
+        self.register_buffer("codes", codes)
+        self.register_buffer("counts", torch.zeros(config.num_codes) if cold else torch.ones(config.num_codes))
+        self.register_buffer("sums", torch.zeros_like(codes) if cold else codes.clone())
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """Index of the nearest code by Euclidean distance.
+
+        Args:
+            vectors: (count, embedding_dim) float32.
+
+        Returns:
+            (count,) int64.
+        """
+        distances = self.codes.square().sum(dim=1) - 2 * vectors @ self.codes.T
+        return distances.argmin(dim=1)
+
+    @torch.no_grad()
+    def update(self, vectors: Tensor, indices: Tensor) -> None:
+        """Move the codes towards the vectors assigned to them (van den Oord et al. 2017, Eq. 6-8).
+
+        Args:
+            vectors: (count, embedding_dim) float32, encoder outputs.
+            indices: (count,) int64, the code of each.
+        """
+        decay, size = self.config.decay, self.config.num_codes
+        self.updates += 1
+        batch_counts = torch.bincount(indices, minlength=size).to(vectors.dtype)
+        batch_sums = torch.zeros_like(self.sums).index_add_(0, indices, vectors)
+        self.counts.lerp_(batch_counts, 1 - decay)
+        self.sums.lerp_(batch_sums, 1 - decay)
+        total = self.counts.sum()
+        smoothed = (self.counts + self.config.epsilon) / (total + size * self.config.epsilon) * total
+        sums = self.sums / (1 - decay**self.updates) if self.config.released_bias else self.sums
+        self.codes.copy_(sums / smoothed[:, None])
+
+    def dead(self) -> Tensor:
+        """Return (num_codes,) bool: codes used less than ``dead_below`` of an even share."""
+        return self.counts < self.config.dead_below * self.counts.mean()
+
+    @torch.no_grad()
+    def seed_codes(self, which: Tensor, vectors: Tensor) -> None:
+        """Put codes on given vectors, with a fresh count, so that they can win cells again.
+
+        Args:
+            which: (num_codes,) bool, the codes to move.
+            vectors: (number of True in ``which``, embedding_dim) float32.
+        """
+        even_share = self.counts.mean()
+        self.codes[which] = vectors
+        self.counts[which] = even_share
+        self.sums[which] = vectors * even_share
+
+
+def perplexity(indices: Tensor, num_codes: int) -> Tensor:
+    """Effective number of codes in use: exp of the entropy of their frequencies.
+
+    Args:
+        indices: any shape, int64.
+        num_codes: K.
+
+    Returns:
+        Scalar in [1, K].
+    """
+    share = torch.bincount(indices.flatten(), minlength=num_codes).float()
+    share = share / share.sum().clamp(min=1)
+    return torch.exp(-(share * torch.log(share.clamp(min=1e-12))).sum())

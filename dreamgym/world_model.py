@@ -1,0 +1,152 @@
+"""The world model: a codec and a dynamics model that fit each other (Robine et al. 2023, Table 1)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from dreamgym.errors import ConfigError
+from dreamgym.models.codecs import VQVAE, VQVAEConfig
+from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, Prediction, parameter_count
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """What a world model is, enough to build it before its weights are loaded.
+
+    Attributes:
+        game: the real environment it was made for, as :func:`dreamgym.real.resolve_game` spells it.
+        num_actions: size of the discrete action set, or length of a continuous action vector.
+        continuous: whether actions are vectors.
+        codec: settings of the codec; its ``frame_stack`` is the observation's.
+        dynamics: settings of the dynamics.
+        bf16: whether inference computes its matrix products in bfloat16.
+    """
+
+    game: str = "Pong"
+    num_actions: int = 6
+    continuous: bool = False
+    codec: VQVAEConfig = field(default_factory=VQVAEConfig)
+    dynamics: ConvLSTMConfig = field(default_factory=ConvLSTMConfig)
+    bf16: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.num_actions < 1:
+            raise ConfigError(f"num_actions: expected at least 1, got {self.num_actions}.")
+
+
+class WorldModel(nn.Module):
+    """Codec and dynamics, with inference that needs no knowledge of either.
+
+    Args:
+        config: what to build.
+        seed: of the random weights; None draws them from torch's global generator.
+    """
+
+    def __init__(self, config: WorldModelConfig, seed: int | None = None) -> None:
+        """Build the networks with random weights."""
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            self.codec = VQVAE(config.codec)
+            self.dynamics = ConvLSTM(
+                config.dynamics, self.codec.embedding_shape, self.codec.num_codes, config.num_actions
+            )
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def num_actions(self) -> int:
+        """Size of the action set, or length of the action vector."""
+        return self.config.num_actions
+
+    @property
+    def frame_stack(self) -> int:
+        """Frames stacked in one observation of the codec."""
+        return self.config.codec.frame_stack
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradients, running statistics, and bfloat16 products if the configuration says so."""
+        if self.training:
+            self.eval()
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+            yield
+
+    def encode(self, frames: npt.NDArray[np.uint8] | Tensor, chunk: int = 256) -> Tensor:
+        """p(z_t | s_t), always in float32 and with running statistics, so that a frame has one latent.
+
+        Args:
+            frames: (batch, C, H, W) uint8.
+            chunk: frames encoded at once.
+
+        Returns:
+            (batch, height, width) int64 on the model's device.
+        """
+        tensor = torch.as_tensor(frames)
+        with self.inference(), torch.autocast(self.device.type, enabled=False):
+            return torch.cat([self.codec.encode(part.to(self.device)) for part in tensor.split(chunk)])
+
+    def embed(self, latents: Tensor) -> Tensor:
+        """Latents (batch, height, width) to features float32 (batch, channels, height, width)."""
+        return self.codec.embed(latents)
+
+    def decode(self, latents: Tensor, chunk: int = 256) -> Tensor:
+        """Mean of p(s_t | z_t) as an image.
+
+        Args:
+            latents: (batch, height, width) int64.
+            chunk: frames decoded at once.
+
+        Returns:
+            (batch, C, H, W) uint8 on the model's device.
+        """
+        with self.inference():
+            parts = [self.codec.decode(part).mul(255).round().to(torch.uint8) for part in latents.split(chunk)]
+        return torch.cat(parts)
+
+    def initial_state(self, batch: int) -> Any:
+        """The dynamics' state before the first step of ``batch`` sequences."""
+        return self.dynamics.initial_state(batch, self.device)
+
+    def step(self, latents: Tensor, actions: Tensor, state: Any) -> tuple[Prediction, Any]:
+        """One imagined step (Robine et al. 2023, Eq. 13).
+
+        Args:
+            latents: (batch, height, width) int64, z_t.
+            actions: (batch,) int64 or (batch, num_actions) float32, a_t.
+            state: h_{t-1}.
+
+        Returns:
+            (distributions of z_{t+1}, r_t and d_t, state h_t).
+        """
+        with self.inference():
+            return self.dynamics.step(self.codec.embed(latents), actions, state)
+
+    def hidden(self, state: Any) -> Tensor:
+        """h of a state as a policy may see it, (batch, channels, height, width) float32."""
+        return self.dynamics.hidden(state).float()
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Trainable numbers by part; the codebook's are learned by moving averages. ``dynamics`` is without the end head."""
+        end_head = parameter_count(self.dynamics.end_head)
+        return {
+            "encoder": parameter_count(self.codec.encoder),
+            "codebook": self.codec.quantizer.codes.numel(),
+            "decoder": parameter_count(self.codec.decoder),
+            "pixel_bias": 0 if self.codec.pixel_bias is None else self.codec.pixel_bias.numel(),
+            "dynamics": parameter_count(self.dynamics) - end_head,
+            "end_head": end_head,
+        }
