@@ -1,0 +1,418 @@
+"""The real games: ALE by name, any other Gymnasium image environment by id, all seen through one preprocessing.
+
+The preprocessing is the one of the paper (Robine et al. 2023, Sect. 4 and App. A): minimal action set, each action repeated
+for four frames, the pixelwise maximum of the last two of them, grey, resized by area to 96 x 96, up to thirty no-ops after a
+reset, no FIRE press, no sticky actions, raw rewards, and a lost life that is reported but does not end the episode.
+"""
+
+import difflib
+import operator
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, SupportsFloat, SupportsIndex, cast
+
+import ale_py
+import cv2
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers import AtariPreprocessing, StickyAction
+
+from dreamgym.errors import InvalidActionError, InvalidInputError, UnknownGameError
+
+gym.register_envs(ale_py)
+
+Frames = npt.NDArray[np.uint8]
+Info = dict[str, Any]
+
+_ALE_ENTRY_POINT = "ale_py.env:AtariEnv"
+# The vector form's own limit would end an episode between two frames of one step; ours counts steps.
+_NO_FRAME_LIMIT = 2**31 - 1
+
+
+def game_names() -> list[str]:
+    """The names of the ALE games, sorted, e.g. ``"Pong"`` or ``"SpaceInvaders"``: all that have an ``ALE/<Name>-v5`` id."""
+    return sorted(spec.name for spec in gym.registry.values() if spec.namespace == "ALE" and spec.version == 5)
+
+
+def resolve_game(name: str) -> str:
+    """Find the game that a name or id means.
+
+    Args:
+        name: an ALE game in any spelling (``"Pong"``, ``"pong"``, ``"space_invaders"``), an ALE id (``"ALE/Pong-v5"``,
+            ``"PongNoFrameskip-v4"``), or the id of any other registered environment, also as ``"module:id"``.
+
+    Returns:
+        The CamelCase name of an ALE game, or the id of another environment as it was given.
+
+    Raises:
+        UnknownGameError: nothing of that name is registered; the message lists the nearest names.
+    """
+    games = {_simplified(game): game for game in game_names()}
+    if _simplified(name) in games:
+        return games[_simplified(name)]
+    try:
+        spec = gym.spec(name)
+    except (gym.error.Error, ImportError) as error:
+        others = {
+            _simplified(key): key for key, spec in gym.registry.items() if spec.entry_point != _ALE_ENTRY_POINT
+        }
+        wanted = _simplified(re.sub(r"^ale/|-v\d+$", "", name.lower()))
+        candidates = others | games
+        nearest = [candidates[key] for key in difflib.get_close_matches(wanted, candidates, n=3, cutoff=0.5)]
+        hint = f"did you mean {', '.join(nearest)}?" if nearest else f"ALE games are {', '.join(games.values())}."
+        raise UnknownGameError(
+            f"unknown game {name!r}: expected the name of an ALE game or a registered Gymnasium id; {hint}"
+        ) from error
+    if spec.entry_point == _ALE_ENTRY_POINT:
+        return games[_simplified(str(spec.kwargs["game"]))]
+    return name
+
+
+def _simplified(name: str) -> str:
+    return re.sub(r"[^a-z0-9:]", "", name.lower())
+
+
+def _rom_name(game: str) -> str:
+    return str(gym.spec(f"ALE/{game}-v5").kwargs["game"])
+
+
+@dataclass(frozen=True)
+class _Preprocessing:
+    """What turns a game's screens and steps into observations and transitions."""
+
+    stack: int
+    sticky_actions: float
+    noop_max: int
+    size: int
+    frame_skip: int
+    max_episode_steps: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("stack", 1), ("noop_max", 0), ("size", 1), ("frame_skip", 1), ("max_episode_steps", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise InvalidInputError(f"{name}: expected an integer of at least {least}, got {value!r}.")
+        if not 0.0 <= self.sticky_actions <= 1.0:
+            raise InvalidInputError(f"sticky_actions: expected a probability in [0, 1], got {self.sticky_actions!r}.")
+
+    def observation_space(self) -> spaces.Box:
+        return spaces.Box(0, 255, (self.stack, self.size, self.size), np.uint8)
+
+
+def make_game_env(
+    game: str,
+    *,
+    stack: int = 1,
+    sticky_actions: float = 0.0,
+    noop_max: int = 30,
+    size: int = 96,
+    frame_skip: int = 4,
+    max_episode_steps: int = 27_000,
+    render_mode: str | None = None,
+) -> gym.Env[Frames, Any]:
+    """Make one real game.
+
+    Observations are uint8 ``(stack, size, size)``, 0..255, grey, newest frame last; after a reset the first frame fills the
+    whole stack. Rewards are raw. ``info["lives"]`` (int) and ``info["life_lost"]`` (bool) come with every reset and step; a
+    lost life does not end the episode. ``reset(seed=s)`` makes the whole game after it a function of ``s`` and the actions.
+
+    Args:
+        game: see `resolve_game`. Environments other than ALE's must show RGB or grey uint8 images; they keep their own
+            actions (discrete or continuous) and their own time step: `frame_skip` and `noop_max` are for ALE games only.
+        stack: frames in an observation.
+        sticky_actions: probability that the previous action is repeated instead of the one chosen, drawn for each emulator
+            frame in ALE games (Machado et al. 2018) and for each step elsewhere.
+        noop_max: up to this many emulator frames of no-op after a reset, the number drawn uniformly from 1 to `noop_max`.
+        size: height and width of an observation, pixels.
+        frame_skip: emulator frames a step.
+        max_episode_steps: steps after which an episode is truncated; an environment's own limit holds if it is shorter.
+        render_mode: ``None``, ``"rgb_array"`` or ``"human"``: the game's own screen.
+
+    Raises:
+        UnknownGameError: no such game.
+        InvalidInputError: an argument out of range, or an environment that shows no images.
+    """
+    settings = _Preprocessing(stack, sticky_actions, noop_max, size, frame_skip, max_episode_steps)
+    return _make_single(resolve_game(game), settings, render_mode)
+
+
+def make_game_vector_env(
+    game: str,
+    num_envs: int,
+    *,
+    stack: int = 1,
+    sticky_actions: float = 0.0,
+    noop_max: int = 30,
+    size: int = 96,
+    frame_skip: int = 4,
+    max_episode_steps: int = 27_000,
+    render_mode: str | None = None,
+) -> VectorEnv[Frames, Any, npt.NDArray[Any]]:
+    """Make several real games that are stepped together: the same observations, rewards and infos as `make_game_env`.
+
+    Autoreset is SAME_STEP: where an episode ended, the observation is the next episode's first, and ``info["final_obs"]``
+    (object array, masked by ``info["_final_obs"]``) and ``info["final_info"]`` hold what the episode ended with.
+    ALE games run in ale-py's own threaded vector environment, whose frames are identical; its no-ops are drawn from 0 to
+    `noop_max` and by another generator, so one seed starts other episodes there than in the single form.
+
+    Args:
+        game: see `make_game_env`, also for the arguments that are not named here.
+        num_envs: number of games; a seed ``s`` at reset gives them ``s, s + 1, ...``.
+        stack: frames in an observation.
+        sticky_actions: probability of repeating the previous action.
+        noop_max: most no-ops after a reset.
+        size: height and width of an observation, pixels.
+        frame_skip: emulator frames a step.
+        max_episode_steps: steps after which an episode is truncated.
+        render_mode: with a render mode, games are stepped one after the other: the threaded form cannot draw.
+
+    Raises:
+        UnknownGameError: no such game.
+        InvalidInputError: an argument out of range, or an environment that shows no images.
+    """
+    if num_envs < 1:
+        raise InvalidInputError(f"num_envs: expected at least 1, got {num_envs!r}.")
+    settings = _Preprocessing(stack, sticky_actions, noop_max, size, frame_skip, max_episode_steps)
+    name = resolve_game(game)
+    if name in game_names() and render_mode is None:
+        return AtariGameVectorEnv(_rom_name(name), num_envs, settings)
+    make = partial(_make_single, name, settings, render_mode)
+    return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def _make_single(name: str, settings: _Preprocessing, render_mode: str | None) -> gym.Env[Frames, Any]:
+    if name in game_names():
+        atari = gym.make(
+            f"ALE/{name}-v5",
+            frameskip=1,
+            repeat_action_probability=settings.sticky_actions,
+            max_num_frames_per_episode=0,
+            render_mode=render_mode,
+            disable_env_checker=True,
+        )
+        screens = AtariPreprocessing(
+            atari, noop_max=settings.noop_max, frame_skip=settings.frame_skip, screen_size=settings.size
+        )
+        return ImageGame(cast("gym.Env[Any, Any]", screens), settings)
+    limit = gym.spec(name).max_episode_steps
+    steps = settings.max_episode_steps if limit is None else min(limit, settings.max_episode_steps)
+    env = cast(
+        "gym.Env[Any, Any]",
+        gym.make(name, max_episode_steps=steps, render_mode=render_mode, disable_env_checker=True),
+    )
+    if settings.sticky_actions > 0:
+        env = cast("gym.Env[Any, Any]", StickyAction(env, settings.sticky_actions))
+    return ImageGame(env, settings)
+
+
+class ImageGame(gym.Wrapper[Frames, Any, Any, Any]):
+    """An image environment as grey, resized and stacked uint8 frames, with lives and a step limit; see `make_game_env`."""
+
+    def __init__(self, env: gym.Env[Any, Any], settings: _Preprocessing) -> None:
+        """Wrap an environment whose observations are uint8 images: (H, W), (H, W, 1) or (H, W, 3).
+
+        Raises:
+            InvalidInputError: its observations are something else.
+        """
+        super().__init__(env)
+        space = env.observation_space
+        shape = space.shape or ()
+        if space.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
+            env.close()
+            raise InvalidInputError(
+                f"expected an environment with uint8 images (H, W), (H, W, 1) or (H, W, 3), got {space}; "
+                "gymnasium's AddRenderObservation turns what an environment draws into its observation."
+            )
+        self.observation_space = settings.observation_space()
+        self._size = settings.size
+        self._max_episode_steps = settings.max_episode_steps
+        self._frames = np.zeros(self.observation_space.shape, np.uint8)
+        self._age = 0
+        self._lives = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frames, Info]:
+        """Begin an episode; the first frame fills the stack."""
+        screen, info = self.env.reset(seed=seed, options=options)
+        self._frames[:] = self._grey(screen)
+        self._age = 0
+        self._lives = int(info.get("lives", 0))
+        return self._frames.copy(), {**info, "lives": self._lives, "life_lost": False}
+
+    def step(self, action: Any) -> tuple[Frames, float, bool, bool, Info]:
+        """Take one step; see `make_game_env` for what comes back.
+
+        Raises:
+            InvalidActionError: the action is not in the action space.
+        """
+        screen, reward, terminated, truncated, info = self.env.step(self._checked(action))
+        self._frames[:-1] = self._frames[1:]
+        self._frames[-1] = self._grey(screen)
+        self._age += 1
+        lives = int(info.get("lives", 0))
+        life_lost, self._lives = lives < self._lives, lives
+        truncated = bool(truncated) or (self._age >= self._max_episode_steps and not terminated)
+        info = {**info, "lives": lives, "life_lost": life_lost}
+        return self._frames.copy(), float(cast(SupportsFloat, reward)), bool(terminated), truncated, info
+
+    def _checked(self, action: Any) -> Any:
+        space = self.action_space
+        if not isinstance(space, spaces.Discrete):
+            return action
+        try:
+            index = operator.index(cast(SupportsIndex, action))
+        except TypeError as error:
+            raise InvalidActionError(f"expected an integer action, got {action!r}.") from error
+        if not int(space.start) <= index < int(space.start + space.n):
+            raise InvalidActionError(f"expected an action of {space}, got {index}.")
+        return index
+
+    def _grey(self, screen: Frames) -> Frames:
+        grey = cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY) if screen.ndim == 3 and screen.shape[2] == 3 else screen
+        grey = grey.reshape(grey.shape[:2])
+        if grey.shape != (self._size, self._size):
+            grey = cv2.resize(grey, (self._size, self._size), interpolation=cv2.INTER_AREA)
+        return cast(Frames, grey)
+
+
+class _OwnMetadata(AtariVectorEnv):
+    # AtariVectorEnv writes its autoreset mode into the metadata it inherits, which all vector environments share.
+    metadata: dict[str, Any] = {}  # noqa: RUF012
+
+
+class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[Any]]):
+    """ALE games in ale-py's threaded emulators, with SAME_STEP autoreset; see `make_game_vector_env`.
+
+    The emulators are reset here, by mask, as soon as an episode has ended: ale-py's own SAME_STEP hides the lives that an
+    episode ended with, and its frame stacks begin with black frames.
+    """
+
+    def __init__(self, rom: str, num_envs: int, settings: _Preprocessing) -> None:
+        """Start `num_envs` emulators of one ROM (snake_case name)."""
+        self._games = _OwnMetadata(
+            rom,
+            num_envs,
+            max_num_frames_per_episode=_NO_FRAME_LIMIT,
+            repeat_action_probability=settings.sticky_actions,
+            autoreset_mode=AutoresetMode.NEXT_STEP,
+            img_height=settings.size,
+            img_width=settings.size,
+            stack_num=1,
+            frameskip=settings.frame_skip,
+            noop_max=settings.noop_max,
+            reward_clipping=False,
+            use_fire_reset=False,
+        )
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space = settings.observation_space()
+        self.single_action_space = cast("spaces.Discrete", self._games.single_action_space)
+        self.observation_space = cast("spaces.Box", batch_space(self.single_observation_space, num_envs))
+        self.action_space = cast("spaces.MultiDiscrete", batch_space(self.single_action_space, num_envs))
+        self._max_episode_steps = settings.max_episode_steps
+        self._frames = np.zeros(self.observation_space.shape, np.uint8)
+        self._ages = np.zeros(num_envs, np.int64)
+        self._lives = np.zeros(num_envs, np.int64)
+        self._started = False
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Frames, Info]:
+        """Begin new episodes in all games, or in those of ``options["reset_mask"]`` (bool, (num_envs,)).
+
+        Args:
+            seed: ``s`` seeds the games with ``s, s + 1, ...``; a sequence gives one seed (or None) to each game.
+            options: ``{"reset_mask": mask}`` leaves the other games as they are.
+
+        Raises:
+            InvalidInputError: a mask or a seed sequence of the wrong shape, or a mask before the first reset.
+        """
+        mask = np.ones(self.num_envs, np.bool_)
+        if options is not None and "reset_mask" in options:
+            mask = np.asarray(options["reset_mask"])
+            if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
+                raise InvalidInputError(
+                    f"reset_mask: expected bool ({self.num_envs},), got {mask.dtype} {mask.shape}."
+                )
+            if not self._started:
+                raise InvalidInputError("reset_mask: expected a reset of all games first.")
+        seeds = [seed + index for index in range(self.num_envs)] if isinstance(seed, int) else seed
+        if seeds is not None and len(seeds) != self.num_envs:
+            raise InvalidInputError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}.")
+        self._reset_games(mask, seeds)
+        self._started = True
+        return self._frames.copy(), self._info(np.zeros(self.num_envs, np.bool_))
+
+    def step(
+        self, actions: npt.NDArray[np.int64]
+    ) -> tuple[Frames, npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], Info]:
+        """Step every game; where an episode ends, reset that game at once.
+
+        Args:
+            actions: integers (num_envs,).
+
+        Returns:
+            observations uint8 (num_envs, stack, size, size), rewards float64, terminated and truncated bool (num_envs,), and
+            infos: ``lives`` and ``life_lost`` (num_envs,); ``final_obs`` and ``final_info`` where an episode ended.
+
+        Raises:
+            InvalidActionError: actions of the wrong shape, type or range.
+        """
+        screens, rewards, terminated, _, info = self._games.step(self._checked(actions))
+        self._frames[:, :-1] = self._frames[:, 1:]
+        self._frames[:, -1] = screens[:, 0]
+        self._ages += 1
+        lives = info["lives"].astype(np.int64)
+        life_lost, self._lives = lives < self._lives, lives
+        terminated = terminated.astype(np.bool_)
+        truncated = (self._ages >= self._max_episode_steps) & ~terminated
+        ended = terminated | truncated
+        final: Info = {}
+        if ended.any():
+            final_obs = np.empty(self.num_envs, dtype=object)
+            for index in np.flatnonzero(ended):
+                final_obs[index] = self._frames[index].copy()
+            final_info = {"lives": lives, "_lives": ended, "life_lost": life_lost & ended, "_life_lost": ended}
+            final = {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended}
+            self._reset_games(ended, None)
+        infos = self._info(life_lost & ~ended) | final
+        return self._frames.copy(), rewards.astype(np.float64), terminated, truncated, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the emulators' threads."""
+        self._games.ale = None
+
+    def _reset_games(self, mask: npt.NDArray[np.bool_], seeds: Sequence[int | None] | None) -> None:
+        chosen = np.array([-1 if seeds is None else _emulator_seed(seeds[index]) for index in np.flatnonzero(mask)])
+        if not mask.any():
+            return
+        screens, info = self._games.reset(seed=chosen, options={"reset_mask": mask} if self._started else None)
+        self._frames[mask] = screens[mask]
+        self._ages[mask] = 0
+        self._lives[mask] = info["lives"][mask]
+
+    def _info(self, life_lost: npt.NDArray[np.bool_]) -> Info:
+        every = np.ones(self.num_envs, np.bool_)
+        return {"lives": self._lives.copy(), "_lives": every, "life_lost": life_lost, "_life_lost": every.copy()}
+
+    def _checked(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        actions = np.asarray(actions)
+        count = int(self.single_action_space.n)
+        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+            raise InvalidActionError(
+                f"expected integer actions ({self.num_envs},), got {actions.dtype} {actions.shape}."
+            )
+        if actions.min() < 0 or actions.max() >= count:
+            raise InvalidActionError(f"expected actions in [0, {count}), got {actions.min()}..{actions.max()}.")
+        return actions.astype(np.int64)
+
+
+def _emulator_seed(seed: int | None) -> int:
+    """The emulator's seed as the single form derives it, without the sign: ale-py takes a negative one for none."""
+    return -1 if seed is None else int(np.random.SeedSequence(seed).generate_state(2)[1]) & 0x7FFFFFFF
