@@ -1,0 +1,108 @@
+"""The policy's network, as pure torch: the adapters of any library of algorithms are built on it."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+class PaperTrunk(nn.Module):
+    """The convolutional body of the paper's policy (Robine et al. 2023, Sect. 3.3 and appendix).
+
+    Conv 1x1 -> 64, LayerNorm, LeakyReLU; Conv 5x5 -> 64, LayerNorm, LeakyReLU (both without bias); Linear -> 512, LeakyReLU.
+    The layer norms go over channels, height and width. Weights are initialised as torch does, like the paper's.
+
+    Args:
+        in_channels: channels of the features: embedding width x latent stack (+ hidden channels).
+        height: rows of the latent grid, 6 by default.
+        width: columns of the latent grid, 6 by default.
+        out_features: width of the last layer.
+    """
+
+    def __init__(self, in_channels: int, height: int = 6, width: int = 6, out_features: int = 512) -> None:
+        super().__init__()
+        self.out_features = out_features
+        self.body = nn.Sequential(
+            nn.Conv2d(in_channels, 64, kernel_size=1, bias=False),
+            nn.LayerNorm([64, height, width]),
+            nn.LeakyReLU(),
+            nn.Conv2d(64, 64, kernel_size=5, padding=2, bias=False),
+            nn.LayerNorm([64, height, width]),
+            nn.LeakyReLU(),
+            nn.Flatten(),
+            nn.Linear(64 * height * width, out_features),
+            nn.LeakyReLU(),
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (batch, in_channels, height, width) float32 to (batch, out_features) float32."""
+        return self.body(features)
+
+
+class LightTrunk(nn.Module):
+    """A body about four times smaller, for machines without a GPU: Conv 1x1 -> 32, LeakyReLU, Linear -> 256, LeakyReLU.
+
+    Args:
+        in_channels: channels of the features: embedding width x latent stack (+ hidden channels).
+        height: rows of the latent grid, 6 by default.
+        width: columns of the latent grid, 6 by default.
+        out_features: width of the last layer.
+    """
+
+    def __init__(self, in_channels: int, height: int = 6, width: int = 6, out_features: int = 256) -> None:
+        super().__init__()
+        self.out_features = out_features
+        self.body = nn.Sequential(
+            nn.Conv2d(in_channels, 32, kernel_size=1),
+            nn.LeakyReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * height * width, out_features),
+            nn.LeakyReLU(),
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (batch, in_channels, height, width) float32 to (batch, out_features) float32."""
+        return self.body(features)
+
+
+TRUNKS: dict[str, Callable[..., PaperTrunk | LightTrunk]] = {"paper": PaperTrunk, "light": LightTrunk}
+
+
+class PolicyNetwork(nn.Module):
+    """A trunk with linear action and value heads: 1,303,571 parameters for 32 channels, 18 actions and the paper's trunk.
+
+    Args:
+        in_channels: channels of the features.
+        num_actions: number of discrete actions.
+        trunk: ``"paper"`` or ``"light"``.
+    """
+
+    def __init__(self, in_channels: int, num_actions: int, trunk: str = "paper") -> None:
+        super().__init__()
+        self.trunk = TRUNKS[trunk](in_channels)
+        self.action = nn.Linear(self.trunk.out_features, num_actions)
+        self.value = nn.Linear(self.trunk.out_features, 1)
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map features (batch, in_channels, 6, 6) to action logits (batch, num_actions) and values (batch,)."""
+        hidden = self.trunk(features)
+        return self.action(hidden), self.value(hidden).squeeze(-1)
+
+
+def embed_codes(codes: torch.Tensor, codebook: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Look up stacked codes: the inverse of showing a policy indices instead of embeddings.
+
+    Args:
+        codes: (batch, height * width, stack), any number type, indices of codes, oldest latent first.
+        codebook: (num_codes, channels) float32.
+        grid: (height, width) of the latent.
+
+    Returns:
+        Features (batch, stack * channels, height, width) float32, the same as the ``"embedding"`` observation.
+    """
+    batch, cells, stack = codes.shape
+    if cells != math.prod(grid):
+        raise ValueError(f"codes: expected (batch, {math.prod(grid)}, stack), got {tuple(codes.shape)}.")
+    embedded = codebook[codes.long()]
+    return embedded.permute(0, 2, 3, 1).reshape(batch, stack * codebook.shape[1], *grid)

@@ -1,0 +1,298 @@
+"""The real game seen through a dream's encoder: same spaces as the dream, so that one policy plays both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from dreamgym.checkpoint import Dream
+from dreamgym.envs import dream_action_space, open_dream
+from dreamgym.errors import ConfigError
+from dreamgym.observations import ObservationBuilder, ObservationKind, put_rows, take_rows, to_numpy
+from dreamgym.real import make_game_env, make_game_vector_env
+from dreamgym.warm_starts import map_state
+from dreamgym.world_model import WorldModel
+
+Frames = npt.NDArray[np.uint8]
+
+
+class GameOptions(TypedDict, total=False):
+    """Settings of the real game, as in ``make_game_env``."""
+
+    sticky_actions: float
+    """Probability that the game repeats the last action; 0 by default."""
+    noop_max: int
+    """Up to this many no-ops begin an episode; 30 by default."""
+    frame_skip: int
+    """Frames of the game for each step; 4 by default."""
+    max_episode_steps: int
+    """Steps after which an episode is truncated; 27,000 by default."""
+
+
+class LatentTracker:
+    """Follows real games in latent space: the newest latents of each and, if asked for, the dynamics' state along the way.
+
+    Args:
+        world_model: encodes frames; its dynamics is run along the real actions.
+        num_envs: games followed.
+        latent_stack: latents kept for each.
+        hidden_state: whether to run the dynamics.
+    """
+
+    def __init__(self, world_model: WorldModel, num_envs: int, latent_stack: int, hidden_state: bool) -> None:
+        self._world_model = world_model
+        self._latent_stack = latent_stack
+        self._state: Any = world_model.initial_state(num_envs) if hidden_state else None
+        shape = (num_envs, latent_stack, *world_model.codec.latent_shape)
+        self.latents = torch.zeros(shape, dtype=torch.int64, device=world_model.device)
+
+    def begin(self, frames: Frames, rows: npt.NDArray[np.int64] | None = None) -> None:
+        """Games begin: their first latent fills the stack, as in the dream's start states.
+
+        Args:
+            frames: (num_envs, channels, height, width) uint8, the first of each.
+            rows: indices of the games that begin; None means all.
+        """
+        rows = np.arange(len(frames)) if rows is None else rows
+        latents = self._world_model.encode(frames[rows])
+        index = torch.as_tensor(rows, device=self.latents.device)
+        self.latents = self.latents.clone()
+        self.latents[index] = latents.unsqueeze(1).expand(-1, self._latent_stack, *[-1] * (latents.ndim - 1))
+        if self._state is not None:
+            blank = self._world_model.initial_state(len(rows))
+            self._state = map_state(lambda kept, new: kept.index_copy(0, index, new.to(kept.dtype)), self._state, blank)
+
+    def advance(self, actions: npt.NDArray[Any], frames: Frames) -> None:
+        """Games take a step: actions (num_envs,) led to frames (num_envs, channels, height, width) uint8."""
+        if self._state is not None:
+            number = torch.float32 if self._world_model.config.continuous else torch.int64
+            taken = torch.as_tensor(np.array(actions), dtype=number, device=self.latents.device)
+            self._state = self._world_model.step(self.latents[:, -1], taken, self._state)[1]
+        latents = self._world_model.encode(frames)
+        self.latents = torch.cat([self.latents[:, 1:], latents.unsqueeze(1)], dim=1)
+
+    def hidden(self) -> torch.Tensor | None:
+        """The dynamics' hidden state (num_envs, hidden channels, height, width), where it is run."""
+        return None if self._state is None else self._world_model.hidden(self._state)
+
+
+class RealEnv(gym.Env[Any, Any]):
+    """One real game whose observations are the dream's (see ``make_real_env``); rewards are the game's own.
+
+    Infos are the game's (``lives``, ``life_lost``).
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 - Gymnasium's type
+
+    def __init__(
+        self, dream: Dream, builder: ObservationBuilder, game: gym.Env[Any, Any], seed: int | None, render_mode: str | None
+    ) -> None:
+        self.dream = dream
+        self.game = game
+        self.render_mode = render_mode
+        self.observation_space = builder.space
+        self.action_space = _check_actions(game.action_space, dream)
+        self._builder = builder
+        self._tracker = LatentTracker(dream.world_model, 1, builder.latent_stack, builder.hidden_state)
+        self._first_seed = seed
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; a seed makes it repeatable."""
+        seed, self._first_seed = self._first_seed if seed is None else seed, None
+        super().reset(seed=seed)
+        frames, info = self.game.reset(seed=seed, options=options)
+        self._tracker.begin(frames[None])
+        return self._observe(), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one step of the real game."""
+        frames, reward, terminated, truncated, info = self.game.step(action)
+        self._tracker.advance(np.asarray(action)[None], frames[None])
+        return self._observe(), float(reward), bool(terminated), bool(truncated), info
+
+    def render(self) -> Any:
+        """The game's own picture, uint8 (height, width, 3), with render_mode="rgb_array"."""
+        return self.game.render()
+
+    def close(self) -> None:
+        """Close the game."""
+        self.game.close()
+
+    def _observe(self) -> Any:
+        return take_rows(to_numpy(self._builder.build(self._tracker.latents, self._tracker.hidden())), 0)
+
+
+class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
+    """Many real games, SAME_STEP autoreset, encoded in one batch (see ``make_real_env``)."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 - Gymnasium's type
+
+    def __init__(
+        self,
+        dream: Dream,
+        builder: ObservationBuilder,
+        games: gym.vector.VectorEnv[Any, Any, Any],
+        seed: int | None,
+        render_mode: str | None,
+    ) -> None:
+        self.dream = dream
+        self.games = games
+        self.num_envs = games.num_envs
+        self.render_mode = render_mode
+        self.autoreset_mode = AutoresetMode.SAME_STEP
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space = builder.space
+        self.observation_space = batch_space(builder.space, self.num_envs)
+        self.single_action_space = _check_actions(games.single_action_space, dream)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._builder = builder
+        self._tracker = LatentTracker(dream.world_model, self.num_envs, builder.latent_stack, builder.hidden_state)
+        self._first_seed = seed
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode in every game; a seed makes them repeatable."""
+        seed, self._first_seed = self._first_seed if seed is None else seed, None
+        if seed is not None:
+            self._np_random, self._np_random_seed = seeding.np_random(seed)
+        frames, infos = self.games.reset(seed=seed, options=options)
+        self._tracker.begin(np.asarray(frames))
+        return self._observe(), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Take one step in every game; games that end begin anew within the step.
+
+        Args:
+            actions: (num_envs,) integers.
+
+        Returns:
+            Observations, rewards float32 (num_envs,), terminated and truncated bool (num_envs,), and the games' infos with
+            ``final_obs`` encoded like every other observation.
+        """
+        actions = np.asarray(actions)
+        frames, rewards, terminated, truncated, infos = self.games.step(actions)
+        frames, ended = np.asarray(frames), np.asarray(terminated) | np.asarray(truncated)
+        rows = np.flatnonzero(ended)
+        arrived = frames
+        if len(rows):
+            arrived = frames.copy()
+            for row in rows:
+                arrived[row] = infos["final_obs"][row]
+        self._tracker.advance(actions, arrived)
+        observation = self._observe()
+        if len(rows):
+            last = take_rows(observation, rows)
+            final = np.empty(self.num_envs, dtype=object)
+            for position, row in enumerate(rows):
+                final[row] = take_rows(last, position)
+            infos = {**infos, "final_obs": final, "_final_obs": ended}
+            self._tracker.begin(frames, rows)
+            put_rows(observation, rows, take_rows(self._observe(), rows))
+        ends = np.array(terminated, dtype=np.bool_), np.array(truncated, dtype=np.bool_)
+        return observation, np.array(rewards, dtype=np.float32), *ends, infos
+
+    def render(self) -> Any:
+        """The games' own pictures, where they can be had."""
+        return self.games.render()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the games."""
+        self.games.close(**kwargs)
+
+    def _observe(self) -> Any:
+        return to_numpy(self._builder.build(self._tracker.latents, self._tracker.hidden()))
+
+
+def _check_actions(space: gym.Space[Any], dream: Dream) -> gym.Space[Any]:
+    """The game's action space, once it is known to be the dream's."""
+    expected = dream_action_space(dream)
+    if space != expected:
+        raise ConfigError(f"The game's actions are {space}, but the dream was fitted with {expected}.")
+    return space
+
+
+@overload
+def make_real_env(
+    id_or_run: str | Path | Dream,
+    num_envs: None = None,
+    *,
+    checkpoint: str | Path | Dream | None = None,
+    device: str = "auto",
+    observation: ObservationKind = "embedding",
+    latent_stack: int | None = None,
+    hidden_state: bool = False,
+    seed: int | None = None,
+    render_mode: Literal["rgb_array"] | None = None,
+    **game_options: Unpack[GameOptions],
+) -> RealEnv: ...
+
+
+@overload
+def make_real_env(
+    id_or_run: str | Path | Dream,
+    num_envs: int,
+    *,
+    checkpoint: str | Path | Dream | None = None,
+    device: str = "auto",
+    observation: ObservationKind = "embedding",
+    latent_stack: int | None = None,
+    hidden_state: bool = False,
+    seed: int | None = None,
+    render_mode: Literal["rgb_array"] | None = None,
+    **game_options: Unpack[GameOptions],
+) -> RealVectorEnv: ...
+
+
+def make_real_env(
+    id_or_run: str | Path | Dream,
+    num_envs: int | None = None,
+    *,
+    checkpoint: str | Path | Dream | None = None,
+    device: str = "auto",
+    observation: ObservationKind = "embedding",
+    latent_stack: int | None = None,
+    hidden_state: bool = False,
+    seed: int | None = None,
+    render_mode: Literal["rgb_array"] | None = None,
+    **game_options: Unpack[GameOptions],
+) -> RealEnv | RealVectorEnv:
+    """The real game of a dream, seen through the dream's encoder.
+
+    With the same ``observation``, ``latent_stack`` and ``hidden_state`` its spaces are exactly the dream's. Latents are
+    stacked as in the dream, and with ``hidden_state`` the dynamics runs along the real actions.
+
+    Args:
+        id_or_run: ``"Dream-Pong-v0"``, a game, a run folder, a file or a loaded ``Dream``.
+        num_envs: None for a ``gym.Env``; a number for a ``gym.vector.VectorEnv`` with SAME_STEP autoreset, encoding in batches.
+        checkpoint: a run folder, a file or a loaded ``Dream``, instead of looking weights up.
+        device: where to encode: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+        observation: ``"embedding"``, ``"codes"`` or ``"pixels"``, see ``ObservationBuilder``.
+        latent_stack: how many latents are shown; None as the checkpoint says.
+        hidden_state: show the dynamics' hidden state as well.
+        seed: of the first reset.
+        render_mode: ``"rgb_array"``.
+        game_options: see ``GameOptions``.
+
+    Returns:
+        The environment.
+
+    Raises:
+        MissingWeightsError: no weights; the message says where they were looked for and how to train them.
+        ConfigError: the game's actions are not the dream's, or a setting is outside its range.
+    """
+    dream = open_dream(id_or_run, checkpoint, device)
+    model = dream.world_model
+    builder = ObservationBuilder(model, observation, dream.latent_stack if latent_stack is None else latent_stack, hidden_state)
+    channels, size, _ = model.codec.frame_shape
+    settings: dict[str, Any] = {"stack": channels, "size": size, "render_mode": render_mode, **game_options}
+    if num_envs is None:
+        return RealEnv(dream, builder, make_game_env(model.config.game, **settings), seed, render_mode)
+    games = make_game_vector_env(model.config.game, num_envs, **settings)
+    return RealVectorEnv(dream, builder, games, seed, render_mode)

@@ -1,0 +1,424 @@
+"""Stable-Baselines3 on dreams: the vector envs, the policy's networks and the algorithms by name.
+
+The only file that imports SB3.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
+
+import gymnasium as gym
+import numpy as np
+import sb3_contrib
+import stable_baselines3
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from dreamgym.checkpoint import Dream
+from dreamgym.envs import DreamOptions, DreamVectorEnv
+from dreamgym.errors import ConfigError
+from dreamgym.models.policy import TRUNKS, embed_codes
+from dreamgym.observations import ObservationKind, take_rows
+from dreamgym.real_env import GameOptions, make_real_env
+
+if TYPE_CHECKING:
+    from dreamgym.world_model import WorldModel
+
+NetworkName = Literal["paper", "light"]
+Indices = int | Sequence[int] | None
+
+
+class VectorEnvAdapter(VecEnv):
+    """A Gymnasium vector env with SAME_STEP autoreset as SB3's ``VecEnv``.
+
+    Infos hold, where an episode ended: ``terminal_observation``, ``TimeLimit.truncated`` and ``episode`` (return ``r``, length
+    ``l``, seconds ``t``), so that SB3's logs work without a Monitor. Attributes and methods belong to the batch: ``get_attr``
+    and ``env_method`` give the same value for each env, ``set_attr`` sets it for all.
+
+    Args:
+        env: the vector env, returning numpy arrays.
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
+        self.env = env
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self._actions: Any = None
+        self._returns = np.zeros(env.num_envs)
+        self._lengths = np.zeros(env.num_envs, dtype=np.int64)
+        self._began = np.full(env.num_envs, time.perf_counter())
+
+    def reset(self) -> Any:
+        """Begin all episodes; seeds and options given before are used once."""
+        observation, infos = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        self.reset_infos = self._split(infos)
+        self._reset_seeds()
+        self._reset_options()
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+        self._began[:] = time.perf_counter()
+        return observation
+
+    def step_async(self, actions: Any) -> None:
+        """Keep the actions for ``step_wait``."""
+        self._actions = actions
+
+    def step_wait(self) -> Any:
+        """Take the step: observations, rewards float32, dones bool and infos, all fresh."""
+        observation, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        dones = terminated | truncated
+        self._returns += rewards
+        self._lengths += 1
+        per_env: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for i in np.flatnonzero(dones):
+            per_env[i] = {
+                **_take_info(infos.get("final_info", {}), i),
+                "terminal_observation": infos["final_obs"][i],
+                "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
+                "episode": {
+                    "r": round(float(self._returns[i]), 6),
+                    "l": int(self._lengths[i]),
+                    "t": round(time.perf_counter() - float(self._began[i]), 6),
+                },
+            }
+        self._returns[dones] = 0.0
+        self._lengths[dones] = 0
+        return observation, rewards, dones, per_env
+
+    def close(self) -> None:
+        """Close the vector env."""
+        self.env.close()
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the next reset; None leaves the random streams as they are (SB3's own would read numpy's global generator)."""
+        if seed is None:
+            self._reset_seeds()
+            return self._seeds
+        return super().seed(seed)
+
+    def get_images(self) -> Sequence[Any]:
+        """One RGB image for each env."""
+        return self.env.render() or ()
+
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+        """The batch's attribute, once for each env."""
+        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+        """Set the batch's attribute.
+
+        Raises:
+            ConfigError: indices leave an env out; the envs are one batch.
+        """
+        if len(list(self._get_indices(indices))) != self.num_envs:
+            raise ConfigError("set_attr: the envs are one batch, so an attribute can only be set for all of them.")
+        setattr(self.env, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any) -> list[Any]:
+        """Call the batch's method once; its result, once for each env."""
+        result = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None) -> list[bool]:
+        """Whether envs behave as wrapped: True for ``Monitor``, since infos hold the same ``episode``."""
+        return [issubclass(Monitor, wrapper_class) for _ in self._get_indices(indices)]
+
+    def _split(self, infos: dict[str, Any]) -> list[dict[str, Any]]:
+        return [_take_info(infos, i) for i in range(self.num_envs)]
+
+
+class DreamVecEnv(VectorEnvAdapter):
+    """Dreams as SB3's ``VecEnv``: ``PPO("MlpPolicy", DreamVecEnv("runs/pong", n_envs=64))``.
+
+    Takes what ``DreamVectorEnv`` takes; SB3's global seeding does not change the dreams, ``seed=`` and ``env.seed()`` do.
+
+    Args:
+        id_or_run: ``"Dream-Pong-v0"``, a game, a run folder, a file or a loaded ``Dream``.
+        n_envs: number of dreams.
+        checkpoint: a run folder, a file or a loaded ``Dream``, instead of looking weights up.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+        observation: ``"embedding"``, ``"codes"`` or ``"pixels"``.
+        horizon: steps a dream lasts; None as the checkpoint says; ``math.inf`` for dreams without one.
+        seed: of the first reset.
+        render_mode: ``"rgb_array"``.
+        options: see ``DreamOptions``.
+    """
+
+    def __init__(
+        self,
+        id_or_run: str | Path | Dream,
+        n_envs: int = 1,
+        *,
+        checkpoint: str | Path | Dream | None = None,
+        device: str = "auto",
+        observation: ObservationKind = "embedding",
+        horizon: float | None = None,
+        seed: int | None = None,
+        render_mode: str | None = None,
+        **options: Unpack[DreamOptions],
+    ) -> None:
+        self.dream_env = DreamVectorEnv(
+            n_envs,
+            id_or_run,
+            checkpoint=checkpoint,
+            device=device,
+            observation=observation,
+            horizon=horizon,
+            seed=seed,
+            render_mode=render_mode,
+            **options,
+        )
+        self.dream = self.dream_env.dream
+        self.simulator = self.dream_env.simulator
+        super().__init__(self.dream_env)
+
+
+class RealVecEnv(VectorEnvAdapter):
+    """The real game, seen through a dream's encoder, as SB3's ``VecEnv`` (see ``make_real_env``)."""
+
+    def __init__(
+        self,
+        id_or_run: str | Path | Dream,
+        n_envs: int = 1,
+        *,
+        checkpoint: str | Path | Dream | None = None,
+        device: str = "auto",
+        observation: ObservationKind = "embedding",
+        latent_stack: int | None = None,
+        hidden_state: bool = False,
+        seed: int | None = None,
+        **game_options: Unpack[GameOptions],
+    ) -> None:
+        games = make_real_env(
+            id_or_run,
+            n_envs,
+            checkpoint=checkpoint,
+            device=device,
+            observation=observation,
+            latent_stack=latent_stack,
+            hidden_state=hidden_state,
+            seed=seed,
+            **game_options,
+        )
+        self.dream = games.dream
+        super().__init__(games)
+
+
+def make_sb3_env(id_or_run: str | Path | Dream, n_envs: int = 1, *, real: bool = False, **settings: Any) -> VectorEnvAdapter:
+    """Dreams, or the real game they are of, for any algorithm of SB3.
+
+    Args:
+        id_or_run: ``"Dream-Pong-v0"``, a game, a run folder, a file or a loaded ``Dream``.
+        n_envs: number of envs.
+        real: the real game instead of the dream.
+        settings: of ``DreamVecEnv`` or ``RealVecEnv``. Dreams' ages are staggered unless ``stagger=False``: SB3 asks the
+            policy for one value after the other for all dreams that reach the horizon in the same step.
+
+    Returns:
+        The vector env; its spaces are the same for ``real=True`` and ``real=False``.
+    """
+    if real:
+        return RealVecEnv(id_or_run, n_envs, **settings)
+    return DreamVecEnv(id_or_run, n_envs, **{"stagger": True, **settings})
+
+
+class LatentExtractor(BaseFeaturesExtractor):
+    """Features of embedding observations, with the hidden state's channels beside them where it is shown.
+
+    Args:
+        observation_space: Box (channels, height, width), or a Dict of ``observation`` and ``hidden`` of that form.
+        network: ``"paper"`` (Robine et al. 2023) or ``"light"``.
+    """
+
+    def __init__(self, observation_space: gym.Space[Any], network: NetworkName = "paper") -> None:
+        shapes = [cast("tuple[int, int, int]", space.shape) for space in _parts(observation_space)]
+        height, width = shapes[0][1:]
+        trunk = _trunk(network, sum(shape[0] for shape in shapes), height, width)
+        super().__init__(observation_space, trunk.out_features)
+        self.trunk = trunk
+
+    def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
+        """Map observations (batch, ...) to features (batch, features_dim)."""
+        if isinstance(observations, dict):
+            observations = torch.cat([observations["observation"], observations["hidden"]], dim=1)
+        return self.trunk(observations)
+
+
+class PaperPolicyExtractor(LatentExtractor):
+    """The paper's policy network on embedding observations."""
+
+
+class LightExtractor(LatentExtractor):
+    """A network about four times smaller on embedding observations."""
+
+    def __init__(self, observation_space: gym.Space[Any]) -> None:
+        super().__init__(observation_space, "light")
+
+
+class CodesExtractor(BaseFeaturesExtractor):
+    """Features of ``"codes"`` observations: looks the codes up in a frozen codebook, then does what ``LatentExtractor`` does.
+
+    Args:
+        observation_space: uint8 Box (height * width, stack), or a Dict of it as ``observation`` and of ``hidden``.
+        codebook: (num_codes, channels) float32, see ``codebook_of``.
+        grid: (height, width) of the latent.
+        network: ``"paper"`` or ``"light"``.
+    """
+
+    codebook: Tensor
+
+    def __init__(
+        self, observation_space: gym.Space[Any], codebook: Any, grid: tuple[int, int], network: NetworkName = "paper"
+    ) -> None:
+        table = torch.as_tensor(codebook, dtype=torch.float32).clone()
+        codes, *others = (cast("tuple[int, ...]", space.shape) for space in _parts(observation_space))
+        trunk = _trunk(network, codes[1] * table.shape[1] + sum(shape[0] for shape in others), *grid)
+        super().__init__(observation_space, trunk.out_features)
+        self.trunk = trunk
+        self.grid = grid
+        self.register_buffer("codebook", table)
+
+    def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
+        """Map observations (batch, ...) to features (batch, features_dim)."""
+        codes = observations["observation"] if isinstance(observations, dict) else observations
+        features = embed_codes(codes, self.codebook, self.grid)
+        if isinstance(observations, dict):
+            features = torch.cat([features, observations["hidden"]], dim=1)
+        return self.trunk(features)
+
+
+def _parts(space: gym.Space[Any]) -> list[gym.Space[Any]]:
+    """The observation's space and, where it is shown, the hidden state's."""
+    return [space["observation"], space["hidden"]] if isinstance(space, spaces.Dict) else [space]
+
+
+def _trunk(network: str, channels: int, height: int, width: int) -> Any:
+    if network not in TRUNKS:
+        raise ConfigError(f"network: expected one of {', '.join(map(repr, TRUNKS))}, got {network!r}.")
+    return TRUNKS[network](channels, height, width)
+
+
+def codebook_of(world_model: WorldModel) -> Tensor:
+    """The embedding of every code, (num_codes, channels) float32 on the CPU."""
+    codec = world_model.codec
+    codes = torch.arange(codec.num_codes, device=world_model.device).reshape(-1, *[1] * len(codec.latent_shape))
+    with torch.no_grad():
+        features = world_model.embed(codes.expand(-1, *codec.latent_shape))
+    return features.flatten(2)[:, :, 0].float().cpu()
+
+
+def replace_codebook(algorithm: BaseAlgorithm, world_model: WorldModel) -> None:
+    """Give a policy on ``"codes"`` observations the codebook of a refitted world model."""
+    table = codebook_of(world_model)
+    for module in algorithm.policy.modules():
+        if isinstance(module, CodesExtractor):
+            module.codebook.copy_(table)
+
+
+def policy_kwargs_for(env: VectorEnvAdapter | VecEnv, network: NetworkName = "paper", algorithm: str = "PPO") -> dict[str, Any]:
+    """``policy_kwargs`` of an SB3 algorithm that plays in a dream with the paper's network or a lighter one.
+
+    Heads are linear. Weights are initialised as torch does and Adam's eps is 1e-8, both as in the paper's code; SB3's own are
+    orthogonal and 1e-5.
+
+    Args:
+        env: of ``make_sb3_env``, wrapped or not. Pixel observations get no kwargs: SB3's CNN serves them.
+        network: ``"paper"`` or ``"light"``.
+        algorithm: its name; actor-critic ones have an initialisation and an optimiser to set.
+    """
+    dream = cast(Dream, env.get_attr("dream")[0])
+    first = _parts(env.observation_space)[0]
+    shape, codec = cast("tuple[int, ...]", first.shape), dream.world_model.codec
+    if len(shape) == 2:
+        grid = cast("tuple[int, int]", tuple(codec.latent_shape))
+        codebook = codebook_of(dream.world_model).numpy()
+        extractor: type[BaseFeaturesExtractor] = CodesExtractor
+        arguments: dict[str, Any] = {"codebook": codebook, "grid": grid, "network": network}
+    elif first.dtype == np.uint8:
+        return {}
+    else:
+        extractor = LightExtractor if network == "light" else PaperPolicyExtractor
+        arguments = {}
+        _trunk(network, 1, 1, 1)
+    kwargs: dict[str, Any] = {
+        "features_extractor_class": extractor,
+        "features_extractor_kwargs": arguments,
+        "net_arch": [],
+        "activation_fn": nn.LeakyReLU,
+    }
+    if not issubclass(_algorithm(algorithm), OffPolicyAlgorithm):
+        kwargs |= {"ortho_init": False, "optimizer_kwargs": {"eps": 1e-8}}
+    return kwargs
+
+
+def _algorithms() -> dict[str, type[BaseAlgorithm]]:
+    """Every algorithm of SB3 and sb3-contrib by its name."""
+    found = {**vars(stable_baselines3), **vars(sb3_contrib)}
+    return {name: kind for name, kind in found.items() if inspect.isclass(kind) and issubclass(kind, BaseAlgorithm)}
+
+
+def _algorithm(name: str) -> type[BaseAlgorithm]:
+    known = _algorithms()
+    matches = {key.lower(): kind for key, kind in known.items()}
+    if name.lower() not in matches:
+        raise ConfigError(f"algorithm: expected one of {', '.join(sorted(known))}, got {name!r}.")
+    return matches[name.lower()]
+
+
+def make_algorithm(
+    name: str,
+    env: VecEnv,
+    seed: int | None = None,
+    device: str = "auto",
+    *,
+    network: NetworkName = "paper",
+    **kwargs: Any,
+) -> BaseAlgorithm:
+    """An algorithm of stable_baselines3 or sb3_contrib with a policy that fits the env's observations.
+
+    Args:
+        name: ``"PPO"``, ``"DQN"``, ``"A2C"``, ``"QRDQN"``, ``"TRPO"``, ``"RecurrentPPO"`` ...; case does not matter.
+        env: of ``make_sb3_env``.
+        seed: of the algorithm.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+        network: ``"paper"`` or ``"light"``.
+        kwargs: the algorithm's own; ``policy`` and ``policy_kwargs`` replace or extend what is chosen here.
+
+    Raises:
+        ConfigError: no such algorithm (the message lists them), or it cannot act in this env.
+    """
+    kind = _algorithm(name)
+    first = _parts(env.observation_space)[0]
+    family = "MultiInput" if isinstance(env.observation_space, spaces.Dict) else "Mlp"
+    if family == "Mlp" and len(cast("tuple[int, ...]", first.shape)) == 3 and first.dtype == np.uint8:
+        family = "Cnn"
+    recurrent = "MlpLstmPolicy" in kind.policy_aliases
+    policy = kwargs.pop("policy", f"{family}{'LstmPolicy' if recurrent else 'Policy'}")
+    policy_kwargs = {**policy_kwargs_for(env, network, name), **kwargs.pop("policy_kwargs", {})}
+    try:
+        return kind(policy, env, seed=seed, device=device, policy_kwargs=policy_kwargs, **kwargs)
+    except AssertionError as error:
+        raise ConfigError(f"{kind.__name__} cannot act in this env: {error}") from error
+
+
+def terminal_rows(infos: list[dict[str, Any]]) -> list[int]:
+    """Indices of the envs whose episode ended with a step."""
+    return [i for i, info in enumerate(infos) if "terminal_observation" in info]
+
+
+def _take_info(infos: dict[str, Any], index: int) -> dict[str, Any]:
+    """One env's info out of Gymnasium's vector layout (value, _mask)."""
+    return {
+        key: take_rows(value, index)
+        for key, value in infos.items()
+        if not key.startswith("_") and f"_{key}" in infos and infos[f"_{key}"][index]
+    }

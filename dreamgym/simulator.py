@@ -1,0 +1,326 @@
+"""Many dreams stepped at once: tensors in, tensors out, no adapter's conventions."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dreamgym.device import resolve_device
+from dreamgym.errors import ConfigError, InvalidActionError, InvalidInputError
+from dreamgym.streams import Streams, sample_categorical
+from dreamgym.warm_starts import WarmStarts, map_state, where_rows
+
+if TYPE_CHECKING:
+    from dreamgym.checkpoint import StartStates
+    from dreamgym.world_model import WorldModel
+
+
+class StepResult(NamedTuple):
+    """What one step of all dreams gives."""
+
+    latents: Tensor
+    """(num_envs, latent_stack, *latent_shape) int64, newest last: after the step."""
+    reward: Tensor
+    """(num_envs,) float32 in [-1, 1]."""
+    terminated: Tensor
+    """(num_envs,) bool: the game ended, as the model believes."""
+    truncated: Tensor
+    """(num_envs,) bool: the horizon was reached in a game that goes on."""
+
+
+class DreamState(NamedTuple):
+    """Everything that decides how the dreams go on, randomness included."""
+
+    dynamics: Any
+    """The dynamics' state: a NamedTuple of tensors (num_envs, ...)."""
+    latents: Tensor
+    """(num_envs, latent_stack, *latent_shape) int64, newest last."""
+    age: Tensor
+    """(num_envs,) int64: steps since the dream started."""
+    start: Tensor
+    """(num_envs,) int64: index of the start state."""
+    streams: Streams
+    """One random stream a dream."""
+
+    def take(self, indices: Tensor) -> DreamState:
+        """The dreams at indices (rows,) int64, copied: ``take(torch.zeros(n, dtype=torch.int64))`` forks dream 0 n times.
+
+        The copies also share their random streams: call ``seed`` after ``set_state`` to let them differ.
+        """
+        return DreamState(
+            map_state(lambda tensor: tensor[indices], self.dynamics),
+            self.latents[indices],
+            self.age[indices],
+            self.start[indices],
+            map_state(lambda tensor: tensor[indices], self.streams),
+        )
+
+
+class DreamSimulator:
+    """``num_envs`` dreams of one world model, each with its own start, age and random stream.
+
+    There is no automatic reset here: a dream that ended goes on until it is reset by mask. What one dream does never depends
+    on the others: resetting dream i leaves dream j as it was, bit for bit. Nothing in ``step`` and ``reset`` waits for an
+    accelerator, and no global random generator is read.
+
+    Rewards are expected values by default; a sampled reward is the paper's (Robine et al. 2023, Sect. 3.2.2). Ends are sampled
+    from the predicted probability. Next latents are sampled, too: it is their randomness that lets a deterministic network
+    imagine different futures.
+
+    Args:
+        world_model: codec and dynamics; moved to ``device``.
+        starts: real contexts from which dreams start, at least ``latent_stack`` steps long.
+        num_envs: number of dreams.
+        horizon: steps after which a dream is truncated; None never truncates.
+        latent_stack: how many of the newest latents are shown.
+        reward: ``"expected"`` or ``"sampled"``.
+        temperature: of the next latent's distribution; 0 takes the most likely codes.
+        horizon_as: ``"truncation"``, or ``"termination"`` to reproduce the paper, whose agents do not bootstrap there.
+        stagger: draw the first ages of a full reset from 0..horizon-1, so that not all dreams end in the same step.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...; None leaves the world model where it is.
+        seed: of all streams; None draws one from the operating system.
+
+    Raises:
+        ConfigError: a setting is outside its range.
+        DeviceError: the device does not exist.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        starts: StartStates,
+        *,
+        num_envs: int,
+        horizon: int | None = 25,
+        latent_stack: int = 4,
+        reward: Literal["expected", "sampled"] = "expected",
+        temperature: float = 1.0,
+        horizon_as: Literal["truncation", "termination"] = "truncation",
+        stagger: bool = False,
+        device: str | torch.device | None = None,
+        seed: int | None = None,
+    ) -> None:
+        _check_choice("reward", reward, ("expected", "sampled"))
+        _check_choice("horizon_as", horizon_as, ("truncation", "termination"))
+        _check_at_least("num_envs", num_envs, 1)
+        _check_at_least("latent_stack", latent_stack, 1)
+        if horizon is not None:
+            _check_at_least("horizon", horizon, 1)
+        if not (0.0 <= temperature < math.inf):
+            raise ConfigError(f"temperature: expected a finite number of at least 0, got {temperature}.")
+        self.device = world_model.device if device is None else resolve_device(device)
+        self.world_model = world_model.to(self.device)
+        self.num_envs = num_envs
+        self.horizon = horizon
+        self.latent_stack = latent_stack
+        self.reward_mode = reward
+        self.temperature = temperature
+        self.horizon_as = horizon_as
+        self.stagger = stagger
+        self._starts = WarmStarts(self.world_model, starts, self.device)
+        if latent_stack > self._starts.context:
+            raise ConfigError(
+                f"latent_stack: expected at most {self._starts.context}, the context of the start states, got {latent_stack}."
+            )
+        self._latent_shape = tuple(world_model.codec.latent_shape)
+        self._state: DreamState | None = None
+        self._streams = self._new_streams(secrets.randbits(63) if seed is None else seed)
+
+    @property
+    def num_starts(self) -> int:
+        """How many start states dreams are drawn from."""
+        return self._starts.count
+
+    @property
+    def latents(self) -> Tensor:
+        """The stacks shown: (num_envs, latent_stack, *latent_shape) int64, newest last."""
+        return self._current().latents
+
+    @property
+    def age(self) -> Tensor:
+        """(num_envs,) int64: steps since each dream started (or its staggered first age)."""
+        return self._current().age
+
+    @property
+    def start(self) -> Tensor:
+        """(num_envs,) int64: the start state each dream came from."""
+        return self._current().start
+
+    def hidden(self) -> Tensor:
+        """The dynamics' hidden state: (num_envs, hidden channels, height, width) float32.
+
+        It has read everything before the newest latent, not that latent itself.
+        """
+        return self.world_model.hidden(self._current().dynamics)
+
+    def seed(self, seed: int, mask: Tensor | None = None) -> None:
+        """Restart random streams; dream i's depends on the seed and on i only.
+
+        Args:
+            seed: any integer.
+            mask: (num_envs,) bool: the dreams concerned; None means all.
+        """
+        fresh = self._new_streams(seed)
+        if mask is not None:
+            rows = self._check_mask(mask)
+            fresh = map_state(lambda new, old: where_rows(rows, new, old), fresh, self._streams)
+        self._streams = fresh
+
+    @torch.no_grad()
+    def reset(self, mask: Tensor | None = None, *, starts: Tensor | None = None) -> Tensor:
+        """Start dreams anew from real contexts drawn uniformly.
+
+        Args:
+            mask: (num_envs,) bool: the dreams to start anew; None means all.
+            starts: (num_envs,) int64: start states to take instead of the drawn ones, where the mask holds.
+
+        Returns:
+            The stacks of all dreams afterwards, (num_envs, latent_stack, *latent_shape) int64, newest last.
+
+        Raises:
+            InvalidInputError: the mask or the starts have the wrong shape or type, or a dream left out never began.
+        """
+        rows = None if mask is None else self._check_mask(mask)
+        if rows is not None and self._state is None:
+            raise InvalidInputError("reset: the first reset must start all dreams, so call it without a mask.")
+        uniforms, self._streams = self._streams.draw(2, rows)
+        start = self._draw(uniforms[:, 0], self.num_starts)
+        if starts is not None:
+            chosen = self._check_starts(starts)
+            start = chosen if rows is None else torch.where(rows, chosen, start)
+        age = torch.zeros_like(start)
+        if self.stagger and self.horizon is not None and rows is None:
+            age = self._draw(uniforms[:, 1], self.horizon)
+        fresh = DreamState(
+            self._starts.states(start, rows), self._starts.stacks(start, self.latent_stack), age, start, self._streams
+        )
+        if rows is None or self._state is None:
+            self._state = fresh
+            return fresh.latents
+        old = self._state
+        self._state = DreamState(
+            map_state(lambda new, kept: where_rows(rows, new, kept), fresh.dynamics, old.dynamics),
+            where_rows(rows, fresh.latents, old.latents),
+            where_rows(rows, fresh.age, old.age),
+            where_rows(rows, fresh.start, old.start),
+            self._streams,
+        )
+        return self._state.latents
+
+    @torch.no_grad()
+    def step(self, actions: Tensor) -> StepResult:
+        """Take one step in every dream.
+
+        Args:
+            actions: (num_envs,) integers in [0, num_actions), or (num_envs, num_actions) numbers if they are continuous.
+                Their range is the caller's to check: doing it here would wait for the device.
+
+        Returns:
+            Stacks, rewards and ends, in fresh tensors.
+
+        Raises:
+            InvalidActionError: the actions have the wrong shape or type.
+            InvalidInputError: the dreams were never reset.
+        """
+        state = self._current()
+        actions = self._check_actions(actions)
+        prediction, dynamics = self.world_model.step(state.latents[:, -1], actions, state.dynamics)
+        cells = math.prod(self._latent_shape)
+        uniforms, self._streams = self._streams.draw(cells + 2)
+        latent = sample_categorical(
+            prediction.latent_logits, uniforms[:, :cells].unflatten(1, self._latent_shape), self.temperature
+        )
+        if self.reward_mode == "expected":
+            reward = prediction.expected_reward().float()
+        else:
+            reward = sample_categorical(prediction.reward_logits, uniforms[:, cells]).float() - 1.0
+        terminated = uniforms[:, cells + 1] < prediction.end_probability()
+        age = state.age + 1
+        at_horizon = torch.zeros_like(terminated) if self.horizon is None else age >= self.horizon
+        if self.horizon_as == "termination":
+            terminated, truncated = terminated | at_horizon, torch.zeros_like(terminated)
+        else:
+            truncated = at_horizon & ~terminated
+        latents = torch.cat([state.latents[:, 1:], latent.unsqueeze(1)], dim=1)
+        self._state = DreamState(dynamics, latents, age, state.start, self._streams)
+        return StepResult(latents, reward, terminated, truncated)
+
+    def state(self) -> DreamState:
+        """A copy of the dreams' state, random streams included: with ``set_state`` it saves and forks dreams."""
+        return self._current()._replace(streams=self._streams).take(torch.arange(self.num_envs, device=self.device))
+
+    def set_state(self, state: DreamState) -> None:
+        """Continue from a state, copied: the same actions then lead to the same dreams.
+
+        Args:
+            state: of ``state()`` of a simulator of the same world model, or ``take`` of one, with num_envs rows.
+
+        Raises:
+            InvalidInputError: the state is for another number of dreams or another latent stack.
+        """
+        expected = (self.num_envs, self.latent_stack, *self._latent_shape)
+        if tuple(state.latents.shape) != expected:
+            raise InvalidInputError(f"state: expected latents of shape {expected}, got {tuple(state.latents.shape)}.")
+        moved = DreamState(
+            map_state(lambda tensor: tensor.to(self.device), state.dynamics),
+            state.latents.to(self.device),
+            state.age.to(self.device),
+            state.start.to(self.device),
+            map_state(lambda tensor: tensor.to(self.device), state.streams),
+        )
+        self._state = moved.take(torch.arange(self.num_envs, device=self.device))
+        self._streams = self._state.streams
+
+    def _current(self) -> DreamState:
+        if self._state is None:
+            raise InvalidInputError("The dreams have not begun: call reset() first.")
+        return self._state
+
+    def _new_streams(self, seed: int) -> Streams:
+        return Streams.from_seed(seed, self.num_envs, self.device)
+
+    @staticmethod
+    def _draw(uniforms: Tensor, count: int) -> Tensor:
+        """Integers in [0, count) from uniforms; float64 keeps the product below count."""
+        return (uniforms.double() * count).long()
+
+    def _check_mask(self, mask: Tensor) -> Tensor:
+        if tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool:
+            raise InvalidInputError(
+                f"mask: expected shape ({self.num_envs},) and dtype torch.bool, got {tuple(mask.shape)} and {mask.dtype}."
+            )
+        return mask.to(self.device)
+
+    def _check_starts(self, starts: Tensor) -> Tensor:
+        if tuple(starts.shape) != (self.num_envs,) or starts.dtype != torch.int64:
+            raise InvalidInputError(
+                f"starts: expected shape ({self.num_envs},) and dtype torch.int64, got {tuple(starts.shape)} and {starts.dtype}."
+            )
+        if starts.device.type == "cpu" and not bool(((starts >= 0) & (starts < self.num_starts)).all()):
+            raise InvalidInputError(f"starts: expected indices in [0, {self.num_starts}), got {starts.tolist()}.")
+        return starts.to(self.device)
+
+    def _check_actions(self, actions: Tensor) -> Tensor:
+        continuous = self.world_model.config.continuous
+        shape = (self.num_envs, self.world_model.num_actions) if continuous else (self.num_envs,)
+        if tuple(actions.shape) != shape:
+            raise InvalidActionError(f"actions: expected shape {shape}, got {tuple(actions.shape)}.")
+        if actions.is_floating_point() != continuous or actions.is_complex() or actions.dtype == torch.bool:
+            raise InvalidActionError(
+                f"actions: expected {'floating-point numbers' if continuous else 'integers'}, got {actions.dtype}."
+            )
+        return actions.to(device=self.device, dtype=torch.float32 if continuous else torch.int64)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or int(value) != value or value < least:
+        raise ConfigError(f"{name}: expected an integer of at least {least}, got {value!r}.")
