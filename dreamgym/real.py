@@ -1,8 +1,9 @@
 """The real games: ALE by name, any other Gymnasium image environment by id, all seen through one preprocessing.
 
-The preprocessing is the one of the paper (Robine et al. 2023, Sect. 4 and App. A): minimal action set, each action repeated
-for four frames, the pixelwise maximum of the last two of them, grey, resized by area to 96 x 96, up to thirty no-ops after a
-reset, no FIRE press, no sticky actions, raw rewards, and a lost life that is reported but does not end the episode.
+The preprocessing is the one of the paper (Robine et al. 2023, Sect. 4 and App. A): minimal action set, each action
+repeated for four frames, the pixelwise maximum of the last two of them, grey, resized by area to 96 x 96, up to thirty
+no-ops after a reset, no FIRE press, no sticky actions, raw rewards, and a lost life that is reported but does not end
+the episode.
 """
 
 import difflib
@@ -11,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, SupportsFloat, SupportsIndex, cast
+from typing import Any, SupportsIndex, cast
 
 import ale_py
 import cv2
@@ -37,7 +38,7 @@ _NO_FRAME_LIMIT = 2**31 - 1
 
 
 def game_names() -> list[str]:
-    """The names of the ALE games, sorted, e.g. ``"Pong"`` or ``"SpaceInvaders"``: all that have an ``ALE/<Name>-v5`` id."""
+    """The names of all ALE games that have an ``ALE/<Name>-v5`` id, sorted, e.g. ``"Pong"`` or ``"SpaceInvaders"``."""
     return sorted(spec.name for spec in gym.registry.values() if spec.namespace == "ALE" and spec.version == 5)
 
 
@@ -60,9 +61,7 @@ def resolve_game(name: str) -> str:
     try:
         spec = gym.spec(name)
     except (gym.error.Error, ImportError) as error:
-        others = {
-            _simplified(key): key for key, spec in gym.registry.items() if spec.entry_point != _ALE_ENTRY_POINT
-        }
+        others = {_simplified(key): key for key, spec in gym.registry.items() if spec.entry_point != _ALE_ENTRY_POINT}
         wanted = _simplified(re.sub(r"^ale/|-v\d+$", "", name.lower()))
         candidates = others | games
         nearest = [candidates[key] for key in difflib.get_close_matches(wanted, candidates, n=3, cutoff=0.5)]
@@ -103,7 +102,11 @@ class _Preprocessing:
             raise InvalidInputError(f"sticky_actions: expected a probability in [0, 1], got {self.sticky_actions!r}.")
 
     def observation_space(self) -> spaces.Box:
-        return spaces.Box(0, 255, (self.stack, self.size, self.size), np.uint8)
+        return spaces.Box(0, 255, self.observation_shape, np.uint8)
+
+    @property
+    def observation_shape(self) -> tuple[int, int, int]:
+        return (self.stack, self.size, self.size)
 
 
 def make_game_env(
@@ -119,17 +122,20 @@ def make_game_env(
 ) -> gym.Env[Frames, Any]:
     """Make one real game.
 
-    Observations are uint8 ``(stack, size, size)``, 0..255, grey, newest frame last; after a reset the first frame fills the
-    whole stack. Rewards are raw. ``info["lives"]`` (int) and ``info["life_lost"]`` (bool) come with every reset and step; a
-    lost life does not end the episode. ``reset(seed=s)`` makes the whole game after it a function of ``s`` and the actions.
+    Observations are uint8 ``(stack, size, size)``, 0..255, grey, newest frame last; after a reset the first frame fills
+    the whole stack. Rewards are raw. ``info["lives"]`` (int) and ``info["life_lost"]`` (bool) come with every reset and
+    step; a lost life does not end the episode. ``reset(seed=s)`` makes the whole game after it a function of ``s`` and
+    the actions.
 
     Args:
         game: see `resolve_game`. Environments other than ALE's must show RGB or grey uint8 images; they keep their own
-            actions (discrete or continuous) and their own time step: `frame_skip` and `noop_max` are for ALE games only.
+            actions (discrete or continuous) and their own time step: `frame_skip` and `noop_max` are for ALE games
+            only.
         stack: frames in an observation.
-        sticky_actions: probability that the previous action is repeated instead of the one chosen, drawn for each emulator
-            frame in ALE games (Machado et al. 2018) and for each step elsewhere.
-        noop_max: up to this many emulator frames of no-op after a reset, the number drawn uniformly from 1 to `noop_max`.
+        sticky_actions: probability that the previous action is repeated instead of the one chosen, drawn for each
+            emulator frame in ALE games (Machado et al. 2018) and for each step elsewhere.
+        noop_max: up to this many emulator frames of no-op after a reset, the number drawn uniformly from 1 to
+            `noop_max`.
         size: height and width of an observation, pixels.
         frame_skip: emulator frames a step.
         max_episode_steps: steps after which an episode is truncated; an environment's own limit holds if it is shorter.
@@ -157,10 +163,11 @@ def make_game_vector_env(
 ) -> VectorEnv[Frames, Any, npt.NDArray[Any]]:
     """Make several real games that are stepped together: the same observations, rewards and infos as `make_game_env`.
 
-    Autoreset is SAME_STEP: where an episode ended, the observation is the next episode's first, and ``info["final_obs"]``
-    (object array, masked by ``info["_final_obs"]``) and ``info["final_info"]`` hold what the episode ended with.
-    ALE games run in ale-py's own threaded vector environment, whose frames are identical; its no-ops are drawn from 0 to
-    `noop_max` and by another generator, so one seed starts other episodes there than in the single form.
+    Autoreset is SAME_STEP: where an episode ended, the observation is the next episode's first, and
+    ``info["final_obs"]`` (object array, masked by ``info["_final_obs"]``) and ``info["final_info"]`` hold what the
+    episode ended with. ALE games run in ale-py's own threaded vector environment, whose frames are identical; its
+    no-ops are drawn from 0 to `noop_max` and by another generator, so one seed starts other episodes there than in the
+    single form.
 
     Args:
         game: see `make_game_env`, also for the arguments that are not named here.
@@ -203,17 +210,12 @@ def _make_single(name: str, settings: _Preprocessing, render_mode: str | None) -
         return ImageGame(cast("gym.Env[Any, Any]", screens), settings)
     limit = gym.spec(name).max_episode_steps
     steps = settings.max_episode_steps if limit is None else min(limit, settings.max_episode_steps)
-    env = cast(
-        "gym.Env[Any, Any]",
-        gym.make(name, max_episode_steps=steps, render_mode=render_mode, disable_env_checker=True),
-    )
-    if settings.sticky_actions > 0:
-        env = cast("gym.Env[Any, Any]", StickyAction(env, settings.sticky_actions))
-    return ImageGame(env, settings)
+    env = gym.make(name, max_episode_steps=steps, render_mode=render_mode, disable_env_checker=True)
+    return ImageGame(StickyAction(env, settings.sticky_actions) if settings.sticky_actions > 0 else env, settings)
 
 
 class ImageGame(gym.Wrapper[Frames, Any, Any, Any]):
-    """An image environment as grey, resized and stacked uint8 frames, with lives and a step limit; see `make_game_env`."""
+    """An image environment in grey, resized and stacked frames, with lives and a step limit; see `make_game_env`."""
 
     def __init__(self, env: gym.Env[Any, Any], settings: _Preprocessing) -> None:
         """Wrap an environment whose observations are uint8 images: (H, W), (H, W, 1) or (H, W, 3).
@@ -230,10 +232,10 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any]):
                 f"expected an environment with uint8 images (H, W), (H, W, 1) or (H, W, 3), got {space}; "
                 "gymnasium's AddRenderObservation turns what an environment draws into its observation."
             )
-        self.observation_space = settings.observation_space()
+        self.observation_space = cast("spaces.Space[Frames]", settings.observation_space())
         self._size = settings.size
         self._max_episode_steps = settings.max_episode_steps
-        self._frames = np.zeros(self.observation_space.shape, np.uint8)
+        self._frames = np.zeros(settings.observation_shape, np.uint8)
         self._age = 0
         self._lives = 0
 
@@ -259,7 +261,7 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any]):
         life_lost, self._lives = lives < self._lives, lives
         truncated = bool(truncated) or (self._age >= self._max_episode_steps and not terminated)
         info = {**info, "lives": lives, "life_lost": life_lost}
-        return self._frames.copy(), float(cast(SupportsFloat, reward)), bool(terminated), truncated, info
+        return self._frames.copy(), float(reward), bool(terminated), truncated, info
 
     def _checked(self, action: Any) -> Any:
         space = self.action_space
@@ -289,12 +291,14 @@ class _OwnMetadata(AtariVectorEnv):
 class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[Any]]):
     """ALE games in ale-py's threaded emulators, with SAME_STEP autoreset; see `make_game_vector_env`.
 
-    The emulators are reset here, by mask, as soon as an episode has ended: ale-py's own SAME_STEP hides the lives that an
-    episode ended with, and its frame stacks begin with black frames.
+    The emulators are reset here, by mask, as soon as an episode has ended: ale-py's own SAME_STEP hides the lives that
+    an episode ended with, and its frame stacks begin with black frames.
     """
 
     def __init__(self, rom: str, num_envs: int, settings: _Preprocessing) -> None:
         """Start `num_envs` emulators of one ROM (snake_case name)."""
+        # AtariVectorEnv leaves the emulator's banner on; AtariEnv turns it off.
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self._games = _OwnMetadata(
             rom,
             num_envs,
@@ -312,11 +316,13 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.single_observation_space = settings.observation_space()
-        self.single_action_space = cast("spaces.Discrete", self._games.single_action_space)
+        actions = cast("spaces.Discrete", self._games.single_action_space)
+        self.single_action_space = actions
         self.observation_space = cast("spaces.Box", batch_space(self.single_observation_space, num_envs))
         self.action_space = cast("spaces.MultiDiscrete", batch_space(self.single_action_space, num_envs))
+        self._num_actions = int(actions.n)
         self._max_episode_steps = settings.max_episode_steps
-        self._frames = np.zeros(self.observation_space.shape, np.uint8)
+        self._frames = np.zeros((num_envs, *settings.observation_shape), np.uint8)
         self._ages = np.zeros(num_envs, np.int64)
         self._lives = np.zeros(num_envs, np.int64)
         self._started = False
@@ -337,9 +343,7 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
         if options is not None and "reset_mask" in options:
             mask = np.asarray(options["reset_mask"])
             if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
-                raise InvalidInputError(
-                    f"reset_mask: expected bool ({self.num_envs},), got {mask.dtype} {mask.shape}."
-                )
+                raise InvalidInputError(f"reset_mask: expected bool ({self.num_envs},), got {mask.dtype} {mask.shape}.")
             if not self._started:
                 raise InvalidInputError("reset_mask: expected a reset of all games first.")
         seeds = [seed + index for index in range(self.num_envs)] if isinstance(seed, int) else seed
@@ -358,7 +362,8 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
             actions: integers (num_envs,).
 
         Returns:
-            observations uint8 (num_envs, stack, size, size), rewards float64, terminated and truncated bool (num_envs,), and
+            observations uint8 (num_envs, stack, size, size), rewards float64, terminated and truncated bool
+            (num_envs,), and
             infos: ``lives`` and ``life_lost`` (num_envs,); ``final_obs`` and ``final_info`` where an episode ended.
 
         Raises:
@@ -386,12 +391,14 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the emulators' threads."""
-        self._games.ale = None
+        if hasattr(self, "_games"):
+            del self._games
 
     def _reset_games(self, mask: npt.NDArray[np.bool_], seeds: Sequence[int | None] | None) -> None:
-        chosen = np.array([-1 if seeds is None else _emulator_seed(seeds[index]) for index in np.flatnonzero(mask)])
         if not mask.any():
             return
+        given = [None] * self.num_envs if seeds is None else seeds
+        chosen = np.array([_emulator_seed(seed) for seed, wanted in zip(given, mask, strict=True) if wanted])
         screens, info = self._games.reset(seed=chosen, options={"reset_mask": mask} if self._started else None)
         self._frames[mask] = screens[mask]
         self._ages[mask] = 0
@@ -403,7 +410,7 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
 
     def _checked(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         actions = np.asarray(actions)
-        count = int(self.single_action_space.n)
+        count = self._num_actions
         if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
             raise InvalidActionError(
                 f"expected integer actions ({self.num_envs},), got {actions.dtype} {actions.shape}."

@@ -1,0 +1,202 @@
+"""Experience on disk: compressed shards that are appended, an index that names them, and nothing unpickled.
+
+A folder holds ``replay.json`` (the index: layout, capacity, and each shard's record range and SHA-256), one
+``records-<first record>.npz`` a shard and ``visits-<records>.npy``. Frames are stored as the XOR with the frame before
+them, deflated: from one step of a game to the next almost every pixel is unchanged. Every file is written beside its
+place and renamed into it, data before the index, so that a reader finds either the old state or the new one.
+"""
+
+import hashlib
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from dreamgym.errors import ReplayError
+
+INDEX_NAME = "replay.json"
+FORMAT_VERSION = 1
+_CHUNK = 256  # frames deflated at once: bounds the memory of the differences
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of records: those numbered `first` to `stop` (exclusive) since the buffer was made."""
+
+    name: str
+    first: int
+    stop: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a folder holds: the layout of a record, and the shards in order."""
+
+    capacity: int
+    frame_shape: tuple[int, ...]
+    action_shape: tuple[int, ...]
+    action_dtype: str
+    first: int
+    stop: int
+    visits: str
+    visits_sha256: str
+    shards: tuple[Shard, ...]
+
+
+def write_shard(folder: Path, first: int, frames: npt.NDArray[np.uint8], columns: Arrays) -> Shard:
+    """Write records to a new shard.
+
+    Args:
+        folder: an existing folder.
+        first: number of the first record.
+        frames: uint8 (records, height, width).
+        columns: the other arrays, (records, ...), none of them named ``frames``.
+
+    Returns:
+        The shard's line for the index.
+    """
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {"frames": _deflate(frames), **columns}
+    np.savez_compressed(buffer, **arrays)
+    content = buffer.getvalue()
+    name = f"records-{first:012d}.npz"
+    replace_file(folder / name, content)
+    return Shard(name, first, first + len(frames), hashlib.sha256(content).hexdigest())
+
+
+def read_shard(folder: Path, shard: Shard, frame_shape: tuple[int, ...]) -> tuple[npt.NDArray[np.uint8], Arrays]:
+    """Read what `write_shard` wrote.
+
+    Raises:
+        ReplayError: the shard is missing or damaged; the message names it.
+    """
+    content = _read_checked(folder / shard.name, shard.sha256)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            columns: Arrays = {name: archive[name] for name in archive.files}
+        frames = _inflate(columns.pop("frames"), shard.stop - shard.first, frame_shape)
+    except (ValueError, KeyError, OSError, zlib.error) as error:
+        raise ReplayError(f"replay shard {folder / shard.name}: expected {shard}, got: {error}") from error
+    return frames, columns
+
+
+def write_visits(folder: Path, stop: int, visits: npt.NDArray[np.int64]) -> tuple[str, str]:
+    """Write how often each window start was drawn; returns the file's name and SHA-256."""
+    buffer = io.BytesIO()
+    np.save(buffer, visits)
+    content = buffer.getvalue()
+    digest = hashlib.sha256(content).hexdigest()
+    # A name of its own for each content: the visits of the old index stay until the new index has replaced it.
+    name = f"visits-{stop:012d}-{digest[:8]}.npy"
+    replace_file(folder / name, content)
+    return name, digest
+
+
+def read_visits(folder: Path, index: Index) -> npt.NDArray[np.int64]:
+    """Read the visits of the records `index.first` to `index.stop`.
+
+    Raises:
+        ReplayError: the file is missing or damaged; the message names it.
+    """
+    content = _read_checked(folder / index.visits, index.visits_sha256)
+    return cast(npt.NDArray[np.int64], np.load(io.BytesIO(content), allow_pickle=False))
+
+
+def write_index(folder: Path, index: Index) -> None:
+    """Replace the index, then remove the files that it no longer names."""
+    content = json.dumps({"format": FORMAT_VERSION, **asdict(index)}, indent=1)
+    replace_file(folder / INDEX_NAME, content.encode())
+    named = {shard.name for shard in index.shards} | {index.visits}
+    for pattern in ("records-*.npz", "visits-*.npy"):
+        for path in folder.glob(pattern):
+            if path.name not in named:
+                path.unlink()
+
+
+def read_index(folder: Path) -> Index:
+    """Read a folder's index.
+
+    Raises:
+        ReplayError: there is none, it is damaged, or a newer version wrote it.
+    """
+    path = folder / INDEX_NAME
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text())
+        version = fields.pop("format")
+        if version != FORMAT_VERSION:
+            raise ReplayError(f"{path}: expected replay format {FORMAT_VERSION}, got {version}; use a newer dreamgym.")
+        shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
+        for name in ("frame_shape", "action_shape"):
+            fields[name] = tuple(fields[name])
+        return Index(**fields, shards=shards)
+    except FileNotFoundError as error:
+        raise ReplayError(f"no replay in {folder}: expected {INDEX_NAME} there, as Replay.save writes it.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReplayError(f"{path}: expected a replay index, could not read it: {error}") from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place, flush it to the disk and rename it: a reader sees all of it or none."""
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _read_checked(path: Path, sha256: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ReplayError(f"replay file {path} is missing or unreadable: {error}. Restore it from a copy.") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ReplayError(
+            f"replay file {path} is damaged: its {len(content)} bytes are not those that were saved. "
+            "Restore it from a copy."
+        )
+    return content
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
+
+
+def _deflate(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    compressor = zlib.compressobj(level=9)
+    parts: list[bytes] = []
+    previous = np.zeros((1, *frames.shape[1:]), np.uint8)
+    for chunk in _chunks(len(frames)):
+        block = frames[chunk]
+        differences = block ^ np.concatenate([previous, block[:-1]])
+        parts.append(compressor.compress(differences.tobytes()))
+        previous = block[-1:]
+    parts.append(compressor.flush())
+    return np.frombuffer(b"".join(parts), np.uint8)
+
+
+def _inflate(stream: npt.NDArray[np.uint8], count: int, frame_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    frames = np.empty((count, *frame_shape), np.uint8)
+    decompressor = zlib.decompressobj()
+    pending = stream.tobytes()
+    previous = np.zeros(frame_shape, np.uint8)
+    for chunk in _chunks(count):
+        block = frames[chunk]
+        content = decompressor.decompress(pending, block.nbytes)
+        pending = decompressor.unconsumed_tail
+        if len(content) != block.nbytes:
+            raise ValueError(f"expected {count} frames of {frame_shape}, the stream ends in frames {chunk}")
+        np.bitwise_xor.accumulate(np.frombuffer(content, np.uint8).reshape(block.shape), axis=0, out=block)
+        block ^= previous
+        previous = block[-1].copy()
+    return frames
