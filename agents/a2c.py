@@ -35,8 +35,14 @@ def main(args: Args) -> Score:
     """Train, score, and print both."""
     # Codes are small to store and to move; the policy looks them up in the dream's codebook.
     env = dreamgym.make_sb3_env(args.dream, args.n_envs, observation="codes", device=args.device, seed=args.seed)
-    settings = {"n_steps": 5, "learning_rate": args.learning_rate, "ent_coef": args.entropy, "max_grad_norm": 0.5}
-    model = make_algorithm("A2C", env, args.seed, args.device, **settings)
+    model = make_algorithm(
+        "A2C",
+        env,
+        args.seed,
+        args.device,
+        learning_rate=args.learning_rate,
+        ent_coef=args.entropy,
+    )
     print(f"A2C on {model.device}: {args.steps} imagined steps")
     model.learn(args.steps, progress_bar=True)
 

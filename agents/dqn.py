@@ -35,13 +35,19 @@ def main(args: Args) -> Score:
     """Train, score, and print both."""
     # Codes are small to store and to move; the policy looks them up in the dream's codebook.
     env = dreamgym.make_sb3_env(args.dream, args.n_envs, observation="codes", device=args.device, seed=args.seed)
-    settings = {
-        "learning_rate": args.learning_rate,
-        "buffer_size": args.buffer,
-        "learning_starts": min(5_000, args.steps // 4),
-    }
-    settings |= {"batch_size": 128, "train_freq": 1, "gradient_steps": 4, "target_update_interval": 5_000}
-    model = make_algorithm("DQN", env, args.seed, args.device, **settings)
+    model = make_algorithm(
+        "DQN",
+        env,
+        args.seed,
+        args.device,
+        buffer_size=args.buffer,
+        learning_starts=min(5_000, args.steps // 4),
+        batch_size=128,
+        train_freq=1,
+        gradient_steps=4,
+        target_update_interval=5_000,
+        learning_rate=args.learning_rate,
+    )
     print(f"DQN on {model.device}: {args.steps} imagined steps")
     model.learn(args.steps, progress_bar=True)
 

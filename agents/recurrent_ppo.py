@@ -35,9 +35,19 @@ def main(args: Args) -> Score:
     """Train, score, and print both."""
     # Codes are small to store and to move; the policy looks them up in the dream's codebook.
     env = dreamgym.make_sb3_env(args.dream, args.n_envs, observation="codes", device=args.device, seed=args.seed)
-    settings = {"n_steps": 25, "batch_size": 25 * args.n_envs // 4, "n_epochs": 4, "clip_range": 0.1, "vf_coef": 0.25}
-    settings |= {"learning_rate": args.learning_rate, "ent_coef": args.entropy}
-    model = make_algorithm("RecurrentPPO", env, args.seed, args.device, **settings)
+    model = make_algorithm(
+        "RecurrentPPO",
+        env,
+        args.seed,
+        args.device,
+        n_steps=25,
+        batch_size=25 * args.n_envs // 4,
+        n_epochs=4,
+        clip_range=0.1,
+        vf_coef=0.25,
+        learning_rate=args.learning_rate,
+        ent_coef=args.entropy,
+    )
     print(f"RecurrentPPO on {model.device}: {args.steps} imagined steps")
     model.learn(args.steps, progress_bar=True)
 
