@@ -258,11 +258,14 @@ def evaluate_dream(
         The return per dream, in the dream's (clipped) rewards.
 
     Raises:
-        InvalidInputError: fewer than one episode, an env that does not autoreset in the same step, or a dream without a
-            horizon: it need never end.
+        InvalidInputError: fewer than one episode, an env that does not autoreset in the same step, or dreams that are
+            staggered or have no horizon.
     """
-    if getattr(env, "horizon", 0) is None:
-        raise InvalidInputError("evaluate_dream: expected a dream with a horizon, got horizon=None: it need never end.")
+    simulator = getattr(env, "simulator", None)
+    if getattr(simulator, "horizon", 1) is None:
+        raise InvalidInputError("evaluate_dream: expected a dream with a horizon, got one that need never end.")
+    if getattr(simulator, "stagger", False):
+        raise InvalidInputError("evaluate_dream: expected dreams that start at age zero, got stagger=True.")
     return _play(policy, env, episodes, seed, deterministic, progress=progress)
 
 
@@ -331,8 +334,6 @@ class _Recorder:
         shares: npt.NDArray[np.int64],
         episodes: int,
     ) -> None:
-        if not hasattr(env, "frames"):
-            raise InvalidInputError(f"record: expected an env with 'frames', {type(env).__name__} has none.")
         self._replay = replay
         self._env = env
         rounds = [(turn, index) for index, share in enumerate(shares) for turn in range(int(share))]
@@ -344,9 +345,12 @@ class _Recorder:
 
     def before(self, actions: npt.NDArray[Any], starts: BoolArray) -> None:
         """Note what is seen and done, before the env steps and shows its next frames."""
-        if self._left.any():
-            frames = np.array(cast(Any, self._env).frames, dtype=np.uint8)
-            self._pending = frames, np.array(actions), starts.copy()
+        if not self._left.any():
+            return
+        frames = getattr(self._env, "frames", None)
+        if frames is None:
+            raise InvalidInputError(f"record: expected an env with 'frames', {type(self._env).__name__} has none.")
+        self._pending = np.array(frames, dtype=np.uint8), np.array(actions), starts.copy()
 
     def after(
         self, rewards: npt.NDArray[np.float64], terminated: BoolArray, truncated: BoolArray, infos: dict[str, Any]

@@ -145,15 +145,15 @@ def fidelity(
     generator = torch.Generator(device=world_model.device)
     generator.manual_seed(seed)
     codes = _encode(world_model, replay, windows.indices)
-    actions = torch.as_tensor(replay.actions_at(windows.indices[:, : context - 1 + horizon]), device=world_model.device)
+    actions = torch.as_tensor(replay.actions_at(windows.acted), device=world_model.device)
     dream = open_loop(world_model, codes[:, :context], actions, generator)
     rewards = dream.rewards.double().cpu().numpy()
     ends = dream.ends.double().cpu().numpy()
     return {
-        **_code_metrics(dream.latents, codes, windows),
+        **_code_metrics(dream.latents[:, :horizon], codes, windows),
         **_reward_metrics(rewards, windows),
         **_recall_metrics(rewards, ends, windows),
-        **_pixel_metrics(world_model, replay, dream.latents, codes, windows),
+        **_pixel_metrics(world_model, replay, dream.latents[:, :horizon], codes, windows),
         "windows_uniform": float(windows.uniform),
         "windows_event": float(windows.event),
         "windows_end": float(len(windows.indices) - windows.uniform - windows.event),
@@ -169,10 +169,12 @@ class _Windows(NamedTuple):
     Attributes:
         indices: records of the replay, (count, context + horizon): the frames; clamped to the episode's last record.
         frames_real: whether that frame belongs to the window's episode, of the same shape.
+        acted: records whose actions are given, (count, context - 1 + horizon + MARGIN), clamped likewise: the dream
+            goes on a little, so that an event at the horizon may be dreamt too late like any other.
         rewards: clipped and rounded, (count, horizon); zero after the episode's end.
         around: the same with the MARGIN steps before the dream and after its horizon, (count, horizon + 2 MARGIN).
         ends: whether the step ended the episode, (count, horizon).
-        real: whether the step happened before the episode was over, (count, horizon).
+        real: whether the step happened before the episode was over, (count, horizon + MARGIN).
         context: number of frames before the first dreamt one.
         uniform: number of windows drawn uniformly.
         event: number of windows drawn because they hold a reward.
@@ -180,6 +182,7 @@ class _Windows(NamedTuple):
 
     indices: IntArray
     frames_real: BoolArray
+    acted: IntArray
     rewards: FloatArray
     around: FloatArray
     ends: BoolArray
@@ -221,16 +224,18 @@ def _draw(
     chosen = np.concatenate([uniform, event, ending])
     start, end = begin[chosen, None], stop[chosen, None]
     frames = chosen[:, None] + np.arange(context + horizon)
-    steps = chosen[:, None] + np.arange(context - 1, context - 1 + horizon)
+    acted = chosen[:, None] + np.arange(context - 1 + horizon + MARGIN)
+    steps = acted[:, context - 1 :]
     around = chosen[:, None] + np.arange(context - 1 - MARGIN, context - 1 + horizon + MARGIN)
     around_real = (around >= start) & (around < end)
     around_rewards = np.where(around_real, rewards[np.clip(around, start, end - 1)], 0)
     return _Windows(
         indices=np.minimum(frames, end - 1),
         frames_real=frames < end,
+        acted=np.minimum(acted, end - 1),
         rewards=around_rewards[:, MARGIN : MARGIN + horizon],
         around=around_rewards,
-        ends=ends[np.minimum(steps, end - 1)] & (steps < end),
+        ends=(ends[np.minimum(steps, end - 1)] & (steps < end))[:, :horizon],
         real=steps < end,
         context=context,
         uniform=len(uniform),
@@ -239,19 +244,17 @@ def _draw(
 
 
 def episode_spans(replay: Replay) -> tuple[IntArray, IntArray]:
-    """The stretch of unbroken experience that every record belongs to.
+    """The episode that every record belongs to.
 
     Args:
         replay: any.
 
     Returns:
-        int64 (len(replay),) each: the first record of the stretch, and the one after its last.
+        int64 (len(replay),) each: the first record of the episode, and the one after its last.
     """
-    records = np.arange(len(replay))
-    begins = replay.first_at(records).copy()
-    begins[1:] |= replay.ends_at(records[:-1])
-    episode = np.cumsum(begins)
-    return np.searchsorted(episode, episode), np.searchsorted(episode, episode, side="right")
+    spans = np.asarray(replay.iter_episodes(), dtype=np.int64).reshape(-1, 2)
+    begin, stop = np.repeat(spans, spans[:, 1] - spans[:, 0], axis=0).T
+    return begin, stop
 
 
 def _encode(world_model: WorldModel, replay: Replay, indices: IntArray) -> Tensor:
@@ -278,21 +281,22 @@ def _code_metrics(dreamt: Tensor, codes: Tensor, windows: _Windows) -> dict[str,
 
 
 def _reward_metrics(dreamt: FloatArray, windows: _Windows) -> dict[str, float | list[float]]:
+    horizon = windows.rewards.shape[1]
     uniform = slice(0, windows.uniform)
     event = slice(windows.uniform, windows.uniform + windows.event)
-    real = windows.real[uniform]
+    real = windows.real[uniform, :horizon]
     metrics: dict[str, float | list[float]] = {
-        "reward_dream": float(dreamt[uniform][real].mean()),
+        "reward_dream": float(dreamt[uniform, :horizon][real].mean()),
         "reward_real": float(windows.rewards[uniform][real].mean()),
     }
     masked = np.where(windows.real, dreamt, 0)
     for prefix, part in (("", uniform), ("event_", event)):
-        correlation = _correlation(masked[part].sum(1), windows.rewards[part].sum(1))
+        correlation = _correlation(masked[part, :horizon].sum(1), windows.rewards[part].sum(1))
         if correlation is not None:
             metrics[f"{prefix}reward_correlation"] = correlation
         dreamt_events, true_events = 0, 0
         for sign, name in ((-1, "precision_lost"), (1, "precision_won")):
-            found = _dreamt_events(sign * masked[part])
+            found = _dreamt_events(sign * masked[part])[:, :horizon]
             true = found & _near(windows.around[part] == sign)[:, MARGIN:-MARGIN]
             dreamt_events, true_events = dreamt_events + int(found.sum()), true_events + int(true.sum())
             if found.any() and not prefix:
@@ -304,12 +308,13 @@ def _reward_metrics(dreamt: FloatArray, windows: _Windows) -> dict[str, float | 
 
 def _recall_metrics(rewards: FloatArray, ends: FloatArray, windows: _Windows) -> dict[str, float | list[float]]:
     """Recall over all windows. What is dreamt past the real end counts here: an event may be dreamt too late."""
+    horizon = windows.rewards.shape[1]
     metrics: dict[str, float | list[float]] = {}
-    hits, events = 0.0, 0.0
+    hits, events = 0, 0
     for sign, name in ((-1, "recall_lost"), (1, "recall_won")):
         happened = windows.rewards == sign
-        dreamt = happened & (_window_sum(sign * rewards) >= THRESHOLD)
-        hits, events = hits + float(dreamt.sum()), events + float(happened.sum())
+        dreamt = happened & (_window_sum(sign * rewards) >= THRESHOLD)[:, :horizon]
+        hits, events = hits + int(dreamt.sum()), events + int(happened.sum())
         if happened.any():
             metrics[name] = float(dreamt.sum() / happened.sum())
         for low, high in pairwise(STEP_EDGES):
@@ -318,7 +323,7 @@ def _recall_metrics(rewards: FloatArray, ends: FloatArray, windows: _Windows) ->
     if events:
         metrics["recall"] = hits / events
     if windows.ends.any():
-        metrics["end_recall"] = float((_window_sum(ends) >= THRESHOLD)[windows.ends].mean())
+        metrics["end_recall"] = float((_window_sum(ends) >= THRESHOLD)[:, :horizon][windows.ends].mean())
     return metrics
 
 
@@ -326,7 +331,7 @@ def _pixel_metrics(
     world_model: WorldModel, replay: Replay, dreamt: Tensor, codes: Tensor, windows: _Windows
 ) -> dict[str, float | list[float]]:
     """Error on the moving parts, at the reported steps of the uniform windows only: decoding is dear."""
-    background = background_of(replay)
+    background = replay.background()
     metrics: dict[str, float | list[float]] = {}
     errors: list[float] = []
     floor: list[float] = []
@@ -348,20 +353,6 @@ def _pixel_metrics(
         metrics["pixel_error"] = float(np.mean(errors))
         metrics["pixel_error_codec"] = float(np.mean(floor))
     return metrics
-
-
-def background_of(replay: Replay, count: int = 512) -> npt.NDArray[np.uint8]:
-    """The median frame: what the game looks like where nothing moves.
-
-    Args:
-        replay: at least one record.
-        count: how many records, evenly spaced, the median is taken over.
-
-    Returns:
-        uint8 (height, width).
-    """
-    indices = np.unique(np.linspace(0, len(replay) - 1, count).astype(np.int64))
-    return np.median(replay.frames_at(indices)[:, -1], axis=0).astype(np.uint8)
 
 
 def _correlation(left: FloatArray, right: FloatArray) -> float | None:

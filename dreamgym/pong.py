@@ -116,17 +116,16 @@ def ball_located(
     if frames.ndim != 4 or frames.shape[2:] != FRAME_SHAPE:
         raise InvalidInputError(f"frames: expected (count, stack, 96, 96), got {frames.shape}.")
     newest = frames[:, -1]
-    if background is None:
-        background = np.median(newest, axis=0).astype(np.uint8)
-    shown = np.flatnonzero(shows_ball(newest, background))
+    field = np.median(newest, axis=0).astype(np.uint8) if background is None else background
+    shown = np.flatnonzero(shows_ball(newest, field))
     if not len(shown):
         raise InvalidInputError(f"frames: expected some that show a ball, got {len(frames)} without one.")
     located = 0
     for start in range(0, len(shown), 256):
         chunk = shown[start : start + 256]
         decoded = world_model.decode(world_model.encode(frames[chunk]))[:, -1].cpu().numpy()
-        real, _ = find_spots(newest[chunk], background)
-        found, brightness = find_spots(decoded, background)
+        real, _ = find_spots(newest[chunk], field)
+        found, brightness = find_spots(decoded, field)
         near = np.linalg.norm(found - real, axis=1) <= TOLERANCE
         located += int((near & (brightness > 0)).sum())
     return located / len(shown)

@@ -1,0 +1,242 @@
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from dreamgym.errors import InvalidInputError, ReplayError
+from dreamgym.fidelity import episode_spans, fidelity, open_loop
+from dreamgym.replay import Replay
+
+LENGTH = 100
+LOST = (20, 45, 70)
+WON = (33, 88)
+
+
+def reward_at(step):
+    return np.where(np.isin(step, LOST), -1.0, np.where(np.isin(step, WON), 1.0, 0.0))
+
+
+def game(episodes=4, length=LENGTH, events=True, frames_of=lambda step: step):
+    """Episodes of a game whose frame shows the step: top left in a field of 50."""
+    replay = Replay(episodes * length, frame_shape=(4, 4))
+    for _ in range(episodes):
+        for step in range(length):
+            frame = np.full((4, 4), 100, np.uint8)
+            frame[:2, :2] = 2 * frames_of(step)
+            reward = float(reward_at(step)) if events else 0.0
+            replay.append(frame, step % 3, reward, step == length - 1, False, False, step == 0)
+    return replay
+
+
+@dataclass
+class Prediction:
+    latent: torch.Tensor
+    reward: torch.Tensor
+    end: torch.Tensor
+    noise: float
+
+    def sample_latent(self, generator, temperature=1.0):
+        changed = torch.rand(self.latent.shape, generator=generator) < self.noise
+        return torch.where(changed, (self.latent + 7) % 128, self.latent)
+
+    def expected_reward(self):
+        return self.reward
+
+    def end_probability(self):
+        return self.end
+
+
+@dataclass
+class Knowing:
+    """A world model that knows the game; every field makes it wrong in one way.
+
+    Its state is the true step, followed from the first frame of context, and the number of steps that it took.
+    """
+
+    late: int = 0
+    blind_after: int = 10_000
+    alarms: tuple[int, ...] = ()
+    noise: float = 0.0
+    darker: int = 0
+    strength: float = 1.0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    frame_stack: int = 1
+
+    def encode(self, frames):
+        return torch.as_tensor(np.asarray(frames))[:, -1, ::2, ::2].long() // 2
+
+    def decode(self, latent):
+        frames = (2 * latent - self.darker).clamp(0, 255).to(torch.uint8)
+        return frames.repeat_interleave(2, -1).repeat_interleave(2, -2)[:, None]
+
+    def initial_state(self, batch):
+        return torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64)
+
+    def step(self, latent, action, state):
+        true, taken = state
+        true = torch.where(true < 0, latent[:, 0, 0], true)
+        following = torch.full_like(latent, 50)
+        following[:, 0, 0] = true + 1
+        reward = self.strength * reward_at((true - self.late).numpy()) - np.isin(true.numpy(), self.alarms)
+        reward = np.where(taken.numpy() >= self.blind_after, 0.0, reward)
+        end = (true == LENGTH - 1).float()
+        return Prediction(following, torch.as_tensor(reward).float(), end, self.noise), (true + 1, taken + 1)
+
+
+def measure(model, replay=None, **options):
+    return fidelity(model, replay or game(), context=4, horizon=25, starts=64, **options)
+
+
+def test_a_dream_that_knows_the_game_is_perfect():
+    measured = measure(Knowing())
+
+    assert measured["code_accuracy"] == [1.0] * 25
+    for name in ("1", "5", "10", "15", "25"):
+        assert measured[f"code_accuracy_{name}"] == 1.0
+        assert measured[f"pixel_error_{name}"] == 0.0
+    for name in ("recall", "recall_lost", "recall_won", "precision", "precision_lost", "precision_won", "end_recall"):
+        assert measured[name] == 1.0, name
+    for low, high in ((0, 5), (5, 10), (10, 15), (15, 25)):
+        assert measured[f"recall_lost_{low}_{high}"] == measured[f"recall_won_{low}_{high}"] == 1.0
+    assert measured["reward_correlation"] == pytest.approx(1.0)
+    assert measured["event_reward_correlation"] == pytest.approx(1.0)
+    assert measured["reward_dream"] == pytest.approx(measured["reward_real"])
+    assert measured["pixel_error"] == measured["pixel_error_codec"] == 0.0
+
+
+def test_the_numbers_of_windows_and_events_are_told():
+    measured = measure(Knowing())
+
+    assert measured["windows_uniform"] == 64
+    assert measured["windows_event"] == 32
+    assert measured["windows_end"] == 8
+    assert measured["events_lost"] >= 16
+    assert measured["events_won"] >= 16
+    assert measured["events_end"] >= 8
+
+
+def test_a_point_two_steps_late_is_recalled_and_three_steps_late_is_not():
+    assert measure(Knowing(late=2))["recall_lost"] == 1.0
+    assert measure(Knowing(late=3))["recall_lost"] == 0.0
+    assert measure(Knowing(late=3))["precision"] == 0.0
+
+
+def test_a_point_less_expected_than_not_is_no_point():
+    assert measure(Knowing(strength=0.6))["recall"] == 1.0
+    weak = measure(Knowing(strength=0.4))
+
+    assert weak["recall"] == 0.0
+    assert "precision" not in weak
+    assert weak["reward_dream"] == pytest.approx(0.4 * weak["reward_real"], rel=1e-5)
+    assert weak["reward_correlation"] == pytest.approx(1.0)
+
+
+def test_a_point_that_never_was_lowers_the_precision_of_its_sign_only():
+    measured = measure(Knowing(alarms=(10, 27, 39, 52, 60, 78, 94)))
+
+    assert measured["precision_lost"] < 0.5
+    assert measured["precision_won"] == 1.0
+    assert measured["precision_lost"] < measured["precision"] < 1.0
+    assert measured["recall"] == 1.0
+
+
+def test_recall_is_told_by_step():
+    measured = measure(Knowing(blind_after=3 + 10))
+
+    assert measured["recall_lost_0_5"] == measured["recall_lost_5_10"] == 1.0
+    assert measured["recall_lost_10_15"] == measured["recall_lost_15_25"] == 0.0
+    assert 0 < measured["recall_lost"] < 1
+
+
+def test_wrong_codes_are_counted():
+    measured = measure(Knowing(noise=0.25))
+
+    assert np.mean(measured["code_accuracy"]) == pytest.approx(0.75, abs=0.02)
+    assert measured["pixel_error"] > 0
+    assert measured["pixel_error_codec"] == 0
+
+
+def test_pixels_are_compared_where_the_frame_is_not_background():
+    assert measure(Knowing(darker=20))["pixel_error"] == pytest.approx(20 / 255, abs=0.02)
+    still = measure(Knowing(darker=20), game(frames_of=lambda step: 50))
+
+    assert not [key for key in still if key.startswith("pixel_error")]
+
+
+def test_one_seed_gives_one_measurement():
+    first, second, third = (measure(Knowing(noise=0.2), seed=seed) for seed in (1, 1, 2))
+
+    assert first == second != third
+
+
+def test_what_never_happens_is_not_reported():
+    measured = measure(Knowing(strength=0.0), game(events=False))
+
+    assert measured["events_lost"] == measured["events_won"] == measured["windows_event"] == 0
+    assert not [key for key in measured if key.startswith(("recall", "precision", "event_"))]
+    assert "reward_correlation" not in measured
+    assert measured["end_recall"] == 1.0
+
+
+def test_a_lost_life_is_an_end_when_the_dream_was_taught_so():
+    replay = Replay(80, frame_shape=(4, 4))
+    for step in range(80):
+        frame = np.full((4, 4), 100, np.uint8)
+        frame[:2, :2] = 2 * step
+        replay.append(frame, 0, 0.0, False, False, step == 40, step == 0)
+
+    assert measure(Knowing(), replay)["end_recall"] == 0.0
+    assert "end_recall" not in measure(Knowing(), replay, life_loss_ends=False)
+
+
+def test_nothing_after_the_end_of_an_episode_is_compared():
+    measured = measure(Knowing(), game(episodes=30, length=12, events=False))
+
+    # Context 4 leaves 8 dreamt frames of an episode of 12.
+    assert measured["code_accuracy"] == [1.0] * 8
+    assert "code_accuracy_10" not in measured
+
+
+def test_episodes_shorter_than_the_context_are_refused():
+    with pytest.raises(ReplayError, match="at least 4 steps"):
+        measure(Knowing(), game(episodes=10, length=3))
+
+
+@pytest.mark.parametrize("name", ["context", "horizon", "starts"])
+def test_sizes_below_one_are_refused(name):
+    with pytest.raises(InvalidInputError, match=name):
+        fidelity(Knowing(), game(), **{name: 0})
+
+
+def test_the_dream_starts_from_the_last_frame_of_the_context_and_is_given_every_action():
+    seen = []
+
+    class Watching(Knowing):
+        def step(self, latent, action, state):
+            seen.append((int(latent[0, 0, 0]), int(action[0])))
+            return super().step(latent, action, state)
+
+    context = torch.full((1, 3, 2, 2), 50)
+    context[0, :, 0, 0] = torch.arange(5, 8)
+    dream = open_loop(Watching(), context, torch.arange(5)[None], torch.Generator())
+
+    assert seen == [(5, 0), (6, 1), (7, 2), (8, 3), (9, 4)]
+    assert dream.latents[0, :, 0, 0].tolist() == [8, 9, 10]
+    assert dream.rewards.shape == dream.ends.shape == (1, 3)
+
+
+def test_a_dream_without_an_action_for_its_first_step_is_refused():
+    with pytest.raises(InvalidInputError, match="actions"):
+        open_loop(Knowing(), torch.zeros(1, 3, 2, 2).long(), torch.zeros(1, 2).long(), torch.Generator())
+
+
+def test_spans_are_those_of_the_episodes():
+    replay = Replay(10, frame_shape=(1, 1))
+    for step, (ended, first) in enumerate([(0, 1), (0, 0), (1, 0), (0, 1), (0, 0), (0, 1), (0, 0)]):
+        replay.append(np.full((1, 1), step, np.uint8), 0, 0.0, bool(ended), False, False, bool(first))
+
+    begin, stop = episode_spans(replay)
+
+    assert begin.tolist() == [0, 0, 0, 3, 3, 5, 5]
+    assert stop.tolist() == [3, 3, 3, 5, 5, 7, 7]

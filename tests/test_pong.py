@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+
+from dreamgym.errors import InvalidInputError
+from dreamgym.pong import ball_located, find_spots, shows_ball
+from dreamgym.real import make_game_env
+
+
+@pytest.fixture(scope="module")
+def played():
+    """Frames of random play, and where the machine's memory says that the ball is (row and column; row 0: nowhere)."""
+    env = make_game_env("Pong")
+    random = np.random.default_rng(0)
+    frame, _ = env.reset(seed=0)
+    frames, memory = [], []
+    for _ in range(700):
+        frames.append(frame[-1])
+        ram = env.unwrapped.ale.getRAM()
+        memory.append((int(ram[54]), int(ram[49])))
+        frame, _, terminated, truncated, _ = env.step(int(random.integers(6)))
+        assert not (terminated or truncated)
+    rows, columns = np.array(memory, dtype=np.float64).T
+    # The memory counts screen lines and columns from an offset; a frame of 96 x 96 shows 210 x 160 of them.
+    return np.stack(frames), np.where(rows > 0, 0.4536 * rows - 5.55, 0), 0.596 * columns - 28.9
+
+
+def test_the_ball_is_found_where_the_machine_says_it_is(played):
+    frames, rows, columns = played
+    background = np.median(frames, axis=0).astype(np.uint8)
+
+    shown = shows_ball(frames, background)
+    spots, _ = find_spots(frames[shown], background)
+
+    assert shown.sum() > 200
+    assert (rows[shown] > 0).all()
+    assert np.abs(spots[:, 0] - rows[shown]).max() < 2
+    assert np.abs(spots[:, 1] - columns[shown]).max() < 2.5
+
+
+def test_no_ball_in_the_middle_of_the_field_is_missed(played):
+    frames, rows, columns = played
+    background = np.median(frames, axis=0).astype(np.uint8)
+
+    middle = (rows > 18) & (rows < 85) & (columns > 14) & (columns < 81)
+
+    assert shows_ball(frames, background)[middle].all()
+
+
+def test_a_screen_that_is_another_colour_shows_no_ball(played):
+    frames, _, _ = played
+    background = np.median(frames, axis=0).astype(np.uint8)
+
+    assert not shows_ball(np.full((1, 96, 96), 200, np.uint8), background).any()
+
+
+class Painter:
+    """A codec whose reconstruction is made from the frame by a function."""
+
+    def __init__(self, paint):
+        self.paint = paint
+
+    def encode(self, frames):
+        return torch.as_tensor(frames)
+
+    def decode(self, latent):
+        return torch.as_tensor(self.paint(latent.numpy()))
+
+
+def decoy(frames):
+    painted = frames.copy()
+    painted[:, :, 50:53, 40:43] = 255
+    return painted
+
+
+@pytest.mark.parametrize(
+    ("paint", "expected"),
+    [
+        (lambda frames: frames, 1.0),
+        (lambda frames: np.roll(frames, 2, axis=3), 1.0),
+        (lambda frames: np.roll(frames, 3, axis=3), 0.0),
+        (lambda frames: np.repeat(np.median(frames, axis=0, keepdims=True).astype(np.uint8), len(frames), axis=0), 0.0),
+        (decoy, 0.0),
+    ],
+    ids=["same", "two pixels off", "three pixels off", "a grey field", "something brighter elsewhere"],
+)
+def test_the_ball_counts_as_located_within_two_and_a_half_pixels(played, paint, expected):
+    frames, rows, columns = played
+    # Away from the edges, so that shifting the frame keeps the ball in the field, and from the decoy.
+    inside = (rows > 20) & (rows < 83) & (columns > 16) & (columns < 76) & (np.hypot(rows - 51, columns - 41) > 8)
+    background = np.median(frames, axis=0).astype(np.uint8)
+
+    found = ball_located(Painter(paint), frames[inside][:, None], background)
+
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_the_background_is_taken_from_the_frames_when_none_is_given(played):
+    frames, _, _ = played
+
+    assert ball_located(Painter(lambda frames: frames), frames[:, None]) == 1.0
+
+
+def test_the_newest_frame_of_a_stack_counts(played):
+    frames, _, _ = played
+    stacks = np.stack([np.zeros_like(frames), frames], axis=1)
+
+    assert ball_located(Painter(lambda frames: frames), stacks) == 1.0
+
+
+def test_frames_without_a_ball_are_refused(played):
+    frames, _, _ = played
+
+    with pytest.raises(InvalidInputError, match="show a ball"):
+        ball_located(Painter(lambda frames: frames), np.repeat(frames[:1, None], 5, axis=0))
+
+
+def test_frames_of_another_size_are_refused():
+    with pytest.raises(InvalidInputError, match="96"):
+        ball_located(Painter(lambda frames: frames), np.zeros((2, 1, 64, 64), np.uint8))
+    with pytest.raises(InvalidInputError, match="96"):
+        find_spots(np.zeros((2, 64, 64), np.uint8), np.zeros((64, 64), np.uint8))
