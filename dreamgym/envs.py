@@ -2,215 +2,38 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from dreamgym.checkpoint import Dream, game_of, load_dream, resolve_checkpoint
-from dreamgym.device import resolve_device
-from dreamgym.errors import ConfigError, InvalidActionError, InvalidInputError, MissingWeightsError
-from dreamgym.observations import ObservationBuilder, ObservationKind, put_rows, render_latents, take_rows, to_numpy
-from dreamgym.real import resolve_game
-from dreamgym.simulator import DreamSimulator
+from dreamgym.dreaming import Dreaming, DreamOptions, DreamSource, check_actions
+from dreamgym.errors import ConfigError, InvalidInputError
+from dreamgym.observations import ObservationKind, objects_at, put_rows, render_latents, take_rows, to_numpy
 
-if TYPE_CHECKING:
-    from dreamgym.simulator import DreamState
-
-DEFAULT_HORIZON = 25
 RENDER_FPS = 15
 """Steps a second of the games: 60 frames a second, every fourth shown."""
 
 BoolArray = npt.NDArray[np.bool_]
 
 
-class DreamOptions(TypedDict, total=False):
-    """Settings of a dream that all adapters share, beside those they name themselves."""
-
-    latent_stack: int | None
-    """How many of the newest latents are shown; None: as the checkpoint says."""
-    hidden_state: bool
-    """Show the dynamics' hidden state as well: observations become {"observation", "hidden"}."""
-    reward: Literal["expected", "sampled"]
-    """Expected rewards (default), or sampled ones as in the paper."""
-    temperature: float
-    """Of the next latent's distribution; 1 by default, 0 takes the most likely codes."""
-    horizon_as: Literal["truncation", "termination"]
-    """What reaching the horizon is; ``"termination"`` reproduces the paper."""
-    stagger: bool
-    """Spread the first ages over the horizon, so that not all dreams end in the same step."""
-
-
-def open_dream(source: str | Path | Dream | None, checkpoint: str | Path | Dream | None, device: str) -> Dream:
-    """Find and load a dream.
-
-    Args:
-        source: a game, an id ``Dream-<Game>-v0``, a run folder, a file, or a dream already in memory.
-        checkpoint: a run folder, a file or a dream in memory; it goes before the source.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
-
-    Returns:
-        The dream, its world model on the device (one in memory is moved there).
-
-    Raises:
-        MissingWeightsError: nothing was found; the message says where it was looked for.
-        UnknownGameError: nothing was found and there is no such game; the message lists the nearest names.
-        CheckpointError: the file is damaged.
-        ConfigError: neither a source nor a checkpoint.
-        DeviceError: there is no such device.
-    """
-    place = resolve_device(device)
-    for given in (checkpoint, source):
-        if isinstance(given, Dream):
-            given.world_model.to(place)
-            return given
-    if source is None and checkpoint is None:
-        raise ConfigError("Which dream? Pass a game or an id, or checkpoint= with a run folder or a file.")
-    name = "" if source is None else str(source)
-    try:
-        path = resolve_checkpoint(name, cast("str | Path | None", checkpoint))
-    except MissingWeightsError:
-        if checkpoint is None and Path(name).name == name and not Path(name).exists():
-            resolve_game(game_of(name))
-        raise
-    return load_dream(path, place)
-
-
-def resolve_horizon(horizon: float | None, metadata: Mapping[str, Any]) -> int | None:
-    """A dream's horizon in steps, or None for dreams without one.
-
-    Args:
-        horizon: steps; ``math.inf`` for none; None for the checkpoint's own (``metadata["horizon"]``, 25 where it has none).
-        metadata: of the dream.
-
-    Raises:
-        ConfigError: not a positive whole number of steps.
-    """
-    if horizon is None:
-        return cast("int | None", metadata.get("horizon", DEFAULT_HORIZON))
-    if horizon == math.inf:
-        return None
-    if isinstance(horizon, bool) or horizon < 1 or horizon != int(horizon):
-        raise ConfigError(f"horizon: expected a positive number of steps, math.inf or None, got {horizon!r}.")
-    return int(horizon)
-
-
-def dream_action_space(dream: Dream) -> spaces.Discrete | spaces.Box:
-    """The game's actions: Discrete, or a Box with the bounds in the dream's metadata (``action_low``, ``action_high``; else -1, 1)."""
-    config = dream.world_model.config
-    if not config.continuous:
-        return spaces.Discrete(config.num_actions)
-    bounds = (dream.metadata.get(name, default) for name, default in (("action_low", -1.0), ("action_high", 1.0)))
-    low, high = (np.broadcast_to(np.float32(bound), config.num_actions) for bound in bounds)
-    return spaces.Box(low, high, dtype=np.float32)
-
-
-class _Dreaming:
-    """What the single and the vector env share: a loaded dream, its simulator and its observations."""
-
-    def __init__(
-        self,
-        num_envs: int,
-        source: str | Path | Dream | None,
-        checkpoint: str | Path | Dream | None,
-        device: str,
-        observation: ObservationKind,
-        horizon: float | None,
-        max_episode_steps: int | None,
-        seed: int | None,
-        *,
-        latent_stack: int | None = None,
-        hidden_state: bool = False,
-        reward: Literal["expected", "sampled"] = "expected",
-        temperature: float = 1.0,
-        horizon_as: Literal["truncation", "termination"] = "truncation",
-        stagger: bool = False,
-    ) -> None:
-        self.dream = open_dream(source, checkpoint, device)
-        stack = self.dream.latent_stack if latent_stack is None else latent_stack
-        steps = resolve_horizon(horizon, self.dream.metadata)
-        if max_episode_steps is not None:
-            steps = max_episode_steps if steps is None else min(steps, max_episode_steps)
-        self.simulator = DreamSimulator(
-            self.dream.world_model,
-            self.dream.starts,
-            num_envs=num_envs,
-            horizon=steps,
-            latent_stack=stack,
-            reward=reward,
-            temperature=temperature,
-            horizon_as=horizon_as,
-            stagger=stagger,
-            seed=seed,
-        )
-        self.builder = ObservationBuilder(self.dream.world_model, observation, stack, hidden_state)
-        self.action_space = dream_action_space(self.dream)
-        if isinstance(self.action_space, spaces.Discrete):
-            self._low, self._high = torch.tensor(0), torch.tensor(int(self.action_space.n) - 1)
-        else:
-            self._low, self._high = torch.from_numpy(self.action_space.low), torch.from_numpy(self.action_space.high)
-
-    def observe(self, rows: torch.Tensor | None = None) -> Any:
-        """Observations of all dreams, or of some rows, on the device."""
-        latents = self.simulator.latents
-        hidden = self.simulator.hidden() if self.builder.hidden_state else None
-        if rows is not None:
-            latents, hidden = latents[rows], None if hidden is None else hidden[rows]
-        return self.builder.build(latents, hidden)
-
-    def restart(self, seed: int | None, options: Mapping[str, Any], mask: torch.Tensor | None) -> None:
-        """Reset dreams (options: "start" index or indices, or "state" to continue from) and their streams."""
-        if "state" in options:
-            if mask is not None:
-                raise InvalidInputError("options: 'state' sets all dreams, so it excludes 'reset_mask'.")
-            self.simulator.set_state(cast("DreamState", options["state"]))
-            if seed is not None:
-                self.simulator.seed(seed)
-            return
-        if seed is not None:
-            self.simulator.seed(seed, mask)
-        starts = None
-        if options.get("start") is not None:
-            starts = torch.as_tensor(options["start"], dtype=torch.int64).broadcast_to(self.simulator.num_envs)
-        self.simulator.reset(mask, starts=starts)
-
-    def check_actions(self, actions: Any, lead: tuple[int, ...]) -> torch.Tensor:
-        """Actions as a tensor (num_envs, ...), once their shape, type and (on the CPU) range are right."""
-        space = self.action_space
-        kinds, name = ("iu", "integers") if isinstance(space, spaces.Discrete) else ("fiu", "numbers")
-        if not isinstance(actions, torch.Tensor):
-            array = np.array(actions)
-            if array.dtype.kind not in kinds:
-                raise InvalidActionError(f"action: expected {name} of shape {(*lead, *space.shape)}, got {actions!r}.")
-            actions = torch.from_numpy(array.astype(space.dtype))
-        if tuple(actions.shape) != (*lead, *space.shape):
-            raise InvalidActionError(f"action: expected shape {(*lead, *space.shape)}, got {tuple(actions.shape)}.")
-        if actions.device.type == "cpu" and not bool(((actions >= self._low) & (actions <= self._high)).all()):
-            raise InvalidActionError(f"action: expected {name} in {space}, got {actions.tolist()}.")
-        return actions.reshape(self.simulator.num_envs, *space.shape)
-
-
 class DreamEnv(gym.Env[Any, Any]):
     """One dream as a Gymnasium environment: ``gym.make("Dream-Pong-v0")``.
 
-    Observations as in ``ObservationBuilder``; actions are the game's own, discrete; rewards are in [-1, 1] (the game's reward
-    clipped). ``terminated`` is the predicted end of the game, ``truncated`` the dream's horizon. The info of ``reset`` and of
-    the last step holds ``start`` (which real context the dream began with) and ``age`` (steps since then).
+    Observations as in ``ObservationBuilder``; actions are the game's own; rewards are in [-1, 1] (the game's reward,
+    clipped). ``terminated`` is the predicted end of the game, ``truncated`` the dream's horizon. The info of ``reset``
+    and of the last step holds ``start`` (which real context the dream began with) and ``age`` (steps since then).
 
     ``reset(options={"start": i})`` begins with context i, ``reset(options={"state": env.unwrapped.simulator.state()})``
     goes on from a saved state.
 
     Args:
-        game: a game or an id; its weights are looked up.
+        game: a game or an id, whose weights are looked up, or what ``checkpoint`` takes.
         checkpoint: a run folder, a file or a loaded ``Dream``, instead of looking weights up.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
         observation: ``"embedding"``, ``"codes"`` or ``"pixels"``.
@@ -224,13 +47,13 @@ class DreamEnv(gym.Env[Any, Any]):
         ConfigError: a setting is outside its range.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012 - Gymnasium's type
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012
 
     def __init__(
         self,
-        game: str | None = None,
+        game: DreamSource | None = None,
         *,
-        checkpoint: str | Path | Dream | None = None,
+        checkpoint: DreamSource | None = None,
         device: str = "auto",
         observation: ObservationKind = "embedding",
         horizon: float | None = None,
@@ -238,14 +61,15 @@ class DreamEnv(gym.Env[Any, Any]):
         render_mode: str | None = None,
         **options: Unpack[DreamOptions],
     ) -> None:
+        """Load the dream."""
         _check_render_mode(render_mode)
-        self._dreaming = _Dreaming(1, game, checkpoint, device, observation, horizon, None, seed, **options)
+        self._dreaming = Dreaming(1, game, checkpoint, device, observation, horizon, None, seed, **options)
         self.dream = self._dreaming.dream
         self.simulator = self._dreaming.simulator
         self.observation_space = self._dreaming.builder.space
         self.action_space = self._dreaming.action_space
         self.render_mode = render_mode
-        self._awake: str | None = "has not begun"
+        self._not_ready: str | None = "has not begun"
         if seed is not None:
             self._np_random, self._np_random_seed = seeding.np_random(seed)
 
@@ -254,23 +78,23 @@ class DreamEnv(gym.Env[Any, Any]):
         self._check_open()
         super().reset(seed=seed)
         self._dreaming.restart(seed, options or {}, None)
-        self._awake = None
+        self._not_ready = None
         return self._observe(), self._episode()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step; see the class."""
         self._check_open()
-        if self._awake is not None:
-            raise InvalidInputError(f"The dream {self._awake}: call reset() before step().")
-        result = self.simulator.step(self._dreaming.check_actions(action, ()))
+        if self._not_ready is not None:
+            raise InvalidInputError(f"The dream {self._not_ready}: call reset() before step().")
+        result = self.simulator.step(check_actions(action, self.action_space, ()).unsqueeze(0))
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         ended = terminated or truncated
         if ended:
-            self._awake = "has ended"
+            self._not_ready = "has ended"
         return self._observe(), float(result.reward[0]), terminated, truncated, self._episode() if ended else {}
 
     def render(self) -> Any:
-        """The newest latent in the game's look, uint8 (384, 384, 3), with render_mode="rgb_array"; else None."""
+        """The newest latent in the game's look, uint8 (384, 384, 3); None without a render mode."""
         self._check_open()
         if self.render_mode is None:
             gym.logger.warn("render() needs render_mode='rgb_array': pass it to gym.make.")
@@ -279,10 +103,10 @@ class DreamEnv(gym.Env[Any, Any]):
 
     def close(self) -> None:
         """Let no more steps be taken."""
-        self._awake = "is closed"
+        self._not_ready = "is closed"
 
     def _check_open(self) -> None:
-        if self._awake == "is closed":
+        if self._not_ready == "is closed":
             raise InvalidInputError("The dream is closed: make a new one.")
 
     def _observe(self) -> Any:
@@ -295,17 +119,17 @@ class DreamEnv(gym.Env[Any, Any]):
 class DreamVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """Many dreams in one batch as a Gymnasium ``VectorEnv``: ``gym.make_vec("Dream-Pong-v0", num_envs=1024)``.
 
-    Under SAME_STEP (default) a dream that ends starts anew within the step: the observation is the new dream's first, and
-    ``infos["final_obs"]`` holds the old one's last where ``infos["_final_obs"]`` says so, ``infos["final_info"]`` its
-    ``start`` and ``age``. Under DISABLED, reset with ``options={"reset_mask": bool array (num_envs,)}``.
+    Under SAME_STEP (default) a dream that ends starts anew within the step: the observation is the new dream's first,
+    and ``infos["final_obs"]`` holds the old one's last where ``infos["_final_obs"]`` says so, ``infos["final_info"]``
+    its ``start`` and ``age``. Under DISABLED, reset with ``options={"reset_mask": bool array (num_envs,)}``.
 
-    With ``array="torch"`` everything is a tensor on the device and nothing waits for it: ``final_obs`` is then always there,
-    a batch of all observations before the resets, valid where ``_final_obs``; under DISABLED, dreams that ended and were not
-    reset go on; and actions on an accelerator are not checked for their range.
+    With ``array="torch"`` everything is a tensor on the device and nothing waits for it: ``final_obs`` is then always
+    there, a batch of all observations before the resets, valid where ``_final_obs``; under DISABLED, dreams that ended
+    and were not reset go on; and actions on an accelerator are not checked for their range.
 
     Args:
         num_envs: number of dreams.
-        game: a game or an id; its weights are looked up.
+        game: a game or an id, whose weights are looked up, or what ``checkpoint`` takes.
         checkpoint: a run folder, a file or a loaded ``Dream``, instead of looking weights up.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
         observation: ``"embedding"``, ``"codes"`` or ``"pixels"``, see ``ObservationBuilder``.
@@ -322,15 +146,14 @@ class DreamVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         ConfigError: a setting is outside its range.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012 - Gymnasium's type
-    _supported: ClassVar = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012
 
     def __init__(
         self,
         num_envs: int = 1,
-        game: str | None = None,
+        game: DreamSource | None = None,
         *,
-        checkpoint: str | Path | Dream | None = None,
+        checkpoint: DreamSource | None = None,
         device: str = "auto",
         observation: ObservationKind = "embedding",
         horizon: float | None = None,
@@ -341,10 +164,11 @@ class DreamVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         max_episode_steps: int | None = None,
         **options: Unpack[DreamOptions],
     ) -> None:
+        """Load the dream."""
         _check_render_mode(render_mode)
         if array not in ("numpy", "torch"):
             raise ConfigError(f"array: expected 'numpy' or 'torch', got {array!r}.")
-        self._dreaming = _Dreaming(
+        self._dreaming = Dreaming(
             num_envs, game, checkpoint, device, observation, horizon, max_episode_steps, seed, **options
         )
         self.dream = self._dreaming.dream
@@ -367,8 +191,8 @@ class DreamVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
         Args:
             seed: restarts the random streams of the dreams concerned; dream i's depends on the seed and i only.
-            options: ``reset_mask``: bool (num_envs,), at least one True; ``start``: index or indices of the real contexts to
-                begin with; ``state``: a ``DreamState`` to go on from.
+            options: ``reset_mask``: bool (num_envs,), at least one True; ``start``: index or indices of the real
+                contexts to begin with; ``state``: a ``DreamState`` to go on from.
 
         Returns:
             The observations of all dreams, and infos: ``start`` and ``age`` of the dreams that began.
@@ -400,7 +224,7 @@ class DreamVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             InvalidInputError: the env is closed, or a dream that ended was not reset.
         """
         self._check_open()
-        valid = self._dreaming.check_actions(actions, (self.num_envs,))
+        valid = check_actions(actions, self.single_action_space, (self.num_envs,))
         if self.array == "numpy" and self._ended.any():
             raise InvalidInputError(
                 f"Dreams {np.flatnonzero(self._ended).tolist()} have not begun or have ended: call reset(), "
@@ -420,7 +244,7 @@ class DreamVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
 
     def render(self) -> tuple[Any, ...] | None:
-        """The newest latents in the game's look: a tuple of uint8 (384, 384, 3), with render_mode="rgb_array"; else None."""
+        """The newest latents in the game's look: a tuple of uint8 (384, 384, 3); None without a render mode."""
         self._check_open()
         if self.render_mode is None:
             gym.logger.warn("render() needs render_mode='rgb_array': pass it to gym.make_vec.")
@@ -436,10 +260,7 @@ class DreamVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             self._ended = ended
             return arrays, self._episodes(ended_on_device)
         rows = np.flatnonzero(ended)
-        last = take_rows(arrays, rows)
-        final = np.empty(self.num_envs, dtype=object)
-        for position, row in enumerate(rows):
-            final[row] = take_rows(last, position)
+        final = objects_at(self.num_envs, rows, take_rows(arrays, rows))
         infos = {"final_obs": final, "_final_obs": ended, "final_info": self._episodes(ended_on_device)}
         infos["_final_info"] = ended.copy()
         self.simulator.reset(ended_on_device)
@@ -450,7 +271,8 @@ class DreamVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """The same without asking the device whether any dream ended."""
         if self.autoreset_mode is AutoresetMode.DISABLED:
             return observation, self._episodes(ended)
-        infos = {"final_obs": observation, "_final_obs": ended, "final_info": self._episodes(ended), "_final_info": ended}
+        infos = {"final_obs": observation, "_final_obs": ended, "final_info": self._episodes(ended)}
+        infos["_final_info"] = ended.clone()
         self.simulator.reset(ended)
         return self._dreaming.observe(), {**infos, **self._episodes(ended)}
 
@@ -478,7 +300,8 @@ class DreamVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             mask = torch.from_numpy(cast(BoolArray, mask).copy())
         if tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool:
             raise InvalidInputError(
-                f"options['reset_mask']: expected bool of shape ({self.num_envs},), got {mask.dtype} of {tuple(mask.shape)}."
+                f"options['reset_mask']: expected bool of shape ({self.num_envs},), "
+                f"got {mask.dtype} of {tuple(mask.shape)}."
             )
         if mask.device.type == "cpu" and not bool(mask.any()):
             raise InvalidInputError("options['reset_mask']: expected at least one True.")

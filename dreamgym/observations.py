@@ -27,15 +27,16 @@ Observation = Tensor | dict[str, Tensor]
 class ObservationBuilder:
     """Builds observations from the last ``latent_stack`` latents, and their space.
 
-    =============  ==========================================  =============================================================
+    =============  ==========================================  ===================================================
     kind           one observation                             what it is
-    =============  ==========================================  =============================================================
+    =============  ==========================================  ===================================================
     ``embedding``  float32 (stack * channels, height, width)   the codes' embeddings, oldest latent first
-    ``codes``      uint8 (height * width, stack)               the indices themselves: 128 times fewer bytes to move
+    ``codes``      uint8 (height * width, stack)               the indices themselves: 128 times fewer bytes
     ``pixels``     uint8 (stack * frame channels, 96, 96)      the decoded frames, for ``CnnPolicy``
-    =============  ==========================================  =============================================================
+    =============  ==========================================  ===================================================
 
-    With ``hidden_state`` the space is a Dict: ``observation`` as above and ``hidden`` float32 (hidden channels, height, width).
+    With ``hidden_state`` the space is a Dict: ``observation`` as above and ``hidden`` float32 (hidden channels, height,
+    width), what the dynamics knew before the newest latent.
 
     Args:
         world_model: embeds and decodes.
@@ -48,6 +49,7 @@ class ObservationBuilder:
     """
 
     def __init__(self, world_model: WorldModel, kind: ObservationKind, latent_stack: int, hidden_state: bool) -> None:
+        """Work out the space."""
         if kind not in KINDS:
             raise ConfigError(f"observation: expected one of {', '.join(map(repr, KINDS))}, got {kind!r}.")
         self.world_model = world_model
@@ -121,6 +123,14 @@ def put_rows(observation: Any, rows: Any, values: Any) -> None:
             value[rows] = values[key]
     else:
         observation[rows] = values
+
+
+def objects_at(num_envs: int, rows: npt.NDArray[np.int64], batch: Any) -> npt.NDArray[np.object_]:
+    """Gymnasium's ``final_obs``: an object array (num_envs,) with the batch's items at rows and None elsewhere."""
+    objects = np.empty(num_envs, dtype=object)
+    for position, row in enumerate(rows):
+        objects[row] = take_rows(batch, position)
+    return objects
 
 
 def render_latents(world_model: WorldModel, latents: Tensor) -> list[npt.NDArray[np.uint8]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import gymnasium as gym
@@ -14,11 +13,11 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from dreamgym.checkpoint import Dream
-from dreamgym.envs import dream_action_space, open_dream
-from dreamgym.errors import ConfigError
-from dreamgym.observations import ObservationBuilder, ObservationKind, put_rows, take_rows, to_numpy
+from dreamgym.dreaming import DreamSource, check_actions, dream_action_space, open_dream
+from dreamgym.errors import ConfigError, InvalidInputError
+from dreamgym.observations import ObservationBuilder, ObservationKind, objects_at, put_rows, take_rows, to_numpy
 from dreamgym.real import make_game_env, make_game_vector_env
-from dreamgym.warm_starts import map_state
+from dreamgym.states import map_state
 from dreamgym.world_model import WorldModel
 
 Frames = npt.NDArray[np.uint8]
@@ -38,7 +37,7 @@ class GameOptions(TypedDict, total=False):
 
 
 class LatentTracker:
-    """Follows real games in latent space: the newest latents of each and, if asked for, the dynamics' state along the way.
+    """Follows real games in latent space: the newest latents of each and, if asked for, the dynamics' state.
 
     Args:
         world_model: encodes frames; its dynamics is run along the real actions.
@@ -48,6 +47,7 @@ class LatentTracker:
     """
 
     def __init__(self, world_model: WorldModel, num_envs: int, latent_stack: int, hidden_state: bool) -> None:
+        """Begin with latents of zeros; ``begin`` fills them."""
         self._world_model = world_model
         self._latent_stack = latent_stack
         self._state: Any = world_model.initial_state(num_envs) if hidden_state else None
@@ -68,7 +68,11 @@ class LatentTracker:
         self.latents[index] = latents.unsqueeze(1).expand(-1, self._latent_stack, *[-1] * (latents.ndim - 1))
         if self._state is not None:
             blank = self._world_model.initial_state(len(rows))
-            self._state = map_state(lambda kept, new: kept.index_copy(0, index, new.to(kept.dtype)), self._state, blank)
+
+            def put(kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+                return kept.index_copy(0, index, new.to(kept.dtype))
+
+            self._state = map_state(put, self._state, blank)
 
     def advance(self, actions: npt.NDArray[Any], frames: Frames) -> None:
         """Games take a step: actions (num_envs,) led to frames (num_envs, channels, height, width) uint8."""
@@ -90,11 +94,17 @@ class RealEnv(gym.Env[Any, Any]):
     Infos are the game's (``lives``, ``life_lost``).
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 - Gymnasium's type
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
 
     def __init__(
-        self, dream: Dream, builder: ObservationBuilder, game: gym.Env[Any, Any], seed: int | None, render_mode: str | None
+        self,
+        dream: Dream,
+        builder: ObservationBuilder,
+        game: gym.Env[Any, Any],
+        seed: int | None,
+        render_mode: str | None,
     ) -> None:
+        """Put the encoder before a game of ``make_game_env``."""
         self.dream = dream
         self.game = game
         self.render_mode = render_mode
@@ -114,8 +124,9 @@ class RealEnv(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step of the real game."""
+        action = check_actions(action, self.action_space, ()).cpu().numpy()
         frames, reward, terminated, truncated, info = self.game.step(action)
-        self._tracker.advance(np.asarray(action)[None], frames[None])
+        self._tracker.advance(action[None], frames[None])
         return self._observe(), float(reward), bool(terminated), bool(truncated), info
 
     def render(self) -> Any:
@@ -133,7 +144,7 @@ class RealEnv(gym.Env[Any, Any]):
 class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """Many real games, SAME_STEP autoreset, encoded in one batch (see ``make_real_env``)."""
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 - Gymnasium's type
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
 
     def __init__(
         self,
@@ -143,6 +154,7 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         seed: int | None,
         render_mode: str | None,
     ) -> None:
+        """Put the encoder before games of ``make_game_vector_env``."""
         self.dream = dream
         self.games = games
         self.num_envs = games.num_envs
@@ -156,6 +168,18 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._builder = builder
         self._tracker = LatentTracker(dream.world_model, self.num_envs, builder.latent_stack, builder.hidden_state)
         self._first_seed = seed
+        self._frames: Frames | None = None
+
+    @property
+    def frames(self) -> Frames:
+        """The newest raw frame of every game, uint8 (num_envs, height, width), a copy: what a replay keeps of them.
+
+        Raises:
+            InvalidInputError: the games have not begun.
+        """
+        if self._frames is None:
+            raise InvalidInputError("frames: the games have not begun; call reset() first.")
+        return self._frames[:, -1].copy()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode in every game; a seed makes them repeatable."""
@@ -163,7 +187,8 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         if seed is not None:
             self._np_random, self._np_random_seed = seeding.np_random(seed)
         frames, infos = self.games.reset(seed=seed, options=options)
-        self._tracker.begin(np.asarray(frames))
+        self._frames = np.asarray(frames)
+        self._tracker.begin(self._frames)
         return self._observe(), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -173,12 +198,16 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             actions: (num_envs,) integers.
 
         Returns:
-            Observations, rewards float32 (num_envs,), terminated and truncated bool (num_envs,), and the games' infos with
-            ``final_obs`` encoded like every other observation.
+            Observations, rewards float32 (num_envs,), terminated and truncated bool (num_envs,), and the games' infos
+            with ``final_obs`` encoded like every other observation.
+
+        Raises:
+            InvalidActionError: actions of the wrong shape, type or range.
         """
-        actions = np.asarray(actions)
+        actions = check_actions(actions, self.single_action_space, (self.num_envs,)).cpu().numpy()
         frames, rewards, terminated, truncated, infos = self.games.step(actions)
         frames, ended = np.asarray(frames), np.asarray(terminated) | np.asarray(truncated)
+        self._frames = frames
         rows = np.flatnonzero(ended)
         arrived = frames
         if len(rows):
@@ -188,10 +217,7 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._tracker.advance(actions, arrived)
         observation = self._observe()
         if len(rows):
-            last = take_rows(observation, rows)
-            final = np.empty(self.num_envs, dtype=object)
-            for position, row in enumerate(rows):
-                final[row] = take_rows(last, position)
+            final = objects_at(self.num_envs, rows, take_rows(observation, rows))
             infos = {**infos, "final_obs": final, "_final_obs": ended}
             self._tracker.begin(frames, rows)
             put_rows(observation, rows, take_rows(self._observe(), rows))
@@ -220,10 +246,10 @@ def _check_actions(space: gym.Space[Any], dream: Dream) -> gym.Space[Any]:
 
 @overload
 def make_real_env(
-    id_or_run: str | Path | Dream,
+    id_or_run: DreamSource,
     num_envs: None = None,
     *,
-    checkpoint: str | Path | Dream | None = None,
+    checkpoint: DreamSource | None = None,
     device: str = "auto",
     observation: ObservationKind = "embedding",
     latent_stack: int | None = None,
@@ -236,10 +262,10 @@ def make_real_env(
 
 @overload
 def make_real_env(
-    id_or_run: str | Path | Dream,
+    id_or_run: DreamSource,
     num_envs: int,
     *,
-    checkpoint: str | Path | Dream | None = None,
+    checkpoint: DreamSource | None = None,
     device: str = "auto",
     observation: ObservationKind = "embedding",
     latent_stack: int | None = None,
@@ -251,10 +277,10 @@ def make_real_env(
 
 
 def make_real_env(
-    id_or_run: str | Path | Dream,
+    id_or_run: DreamSource,
     num_envs: int | None = None,
     *,
-    checkpoint: str | Path | Dream | None = None,
+    checkpoint: DreamSource | None = None,
     device: str = "auto",
     observation: ObservationKind = "embedding",
     latent_stack: int | None = None,
@@ -270,7 +296,8 @@ def make_real_env(
 
     Args:
         id_or_run: ``"Dream-Pong-v0"``, a game, a run folder, a file or a loaded ``Dream``.
-        num_envs: None for a ``gym.Env``; a number for a ``gym.vector.VectorEnv`` with SAME_STEP autoreset, encoding in batches.
+        num_envs: None for a ``gym.Env``; a number for a ``gym.vector.VectorEnv`` with SAME_STEP autoreset, which
+            encodes in batches.
         checkpoint: a run folder, a file or a loaded ``Dream``, instead of looking weights up.
         device: where to encode: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
         observation: ``"embedding"``, ``"codes"`` or ``"pixels"``, see ``ObservationBuilder``.
@@ -289,7 +316,8 @@ def make_real_env(
     """
     dream = open_dream(id_or_run, checkpoint, device)
     model = dream.world_model
-    builder = ObservationBuilder(model, observation, dream.latent_stack if latent_stack is None else latent_stack, hidden_state)
+    stack = dream.latent_stack if latent_stack is None else latent_stack
+    builder = ObservationBuilder(model, observation, stack, hidden_state)
     channels, size, _ = model.codec.frame_shape
     settings: dict[str, Any] = {"stack": channels, "size": size, "render_mode": render_mode, **game_options}
     if num_envs is None:

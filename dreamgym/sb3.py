@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 import gymnasium as gym
@@ -25,7 +24,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from dreamgym.checkpoint import Dream
-from dreamgym.envs import DreamOptions, DreamVectorEnv
+from dreamgym.dreaming import DreamOptions, DreamSource
+from dreamgym.envs import DreamVectorEnv
 from dreamgym.errors import ConfigError
 from dreamgym.models.policy import TRUNKS, embed_codes
 from dreamgym.observations import ObservationKind, take_rows
@@ -35,21 +35,22 @@ if TYPE_CHECKING:
     from dreamgym.world_model import WorldModel
 
 NetworkName = Literal["paper", "light"]
-Indices = int | Sequence[int] | None
+Indices = int | Iterable[int] | None
 
 
 class VectorEnvAdapter(VecEnv):
     """A Gymnasium vector env with SAME_STEP autoreset as SB3's ``VecEnv``.
 
-    Infos hold, where an episode ended: ``terminal_observation``, ``TimeLimit.truncated`` and ``episode`` (return ``r``, length
-    ``l``, seconds ``t``), so that SB3's logs work without a Monitor. Attributes and methods belong to the batch: ``get_attr``
-    and ``env_method`` give the same value for each env, ``set_attr`` sets it for all.
+    Infos hold, where an episode ended: ``terminal_observation``, ``TimeLimit.truncated`` and ``episode`` (return ``r``,
+    length ``l``, seconds ``t``), so that SB3's logs work without a Monitor. Attributes and methods belong to the batch:
+    ``get_attr`` and ``env_method`` give the same value for each env, ``set_attr`` sets it for all.
 
     Args:
         env: the vector env, returning numpy arrays.
     """
 
     def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
+        """Take over the spaces of the env."""
         self.env = env
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._actions: Any = None
@@ -99,7 +100,7 @@ class VectorEnvAdapter(VecEnv):
         self.env.close()
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed the next reset; None leaves the random streams as they are (SB3's own would read numpy's global generator)."""
+        """Seed the next reset; None changes nothing (SB3's own would then read numpy's global generator)."""
         if seed is None:
             self._reset_seeds()
             return self._seeds
@@ -123,12 +124,16 @@ class VectorEnvAdapter(VecEnv):
             raise ConfigError("set_attr: the envs are one batch, so an attribute can only be set for all of them.")
         setattr(self.env, attr_name, value)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any) -> list[Any]:
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
+    ) -> list[Any]:
         """Call the batch's method once; its result, once for each env."""
         result = getattr(self.env, method_name)(*method_args, **method_kwargs)
         return [result for _ in self._get_indices(indices)]
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None) -> list[bool]:
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None
+    ) -> list[bool]:
         """Whether envs behave as wrapped: True for ``Monitor``, since infos hold the same ``episode``."""
         return [issubclass(Monitor, wrapper_class) for _ in self._get_indices(indices)]
 
@@ -139,7 +144,7 @@ class VectorEnvAdapter(VecEnv):
 class DreamVecEnv(VectorEnvAdapter):
     """Dreams as SB3's ``VecEnv``: ``PPO("MlpPolicy", DreamVecEnv("runs/pong", n_envs=64))``.
 
-    Takes what ``DreamVectorEnv`` takes; SB3's global seeding does not change the dreams, ``seed=`` and ``env.seed()`` do.
+    SB3's global seeding does not change the dreams; ``seed=`` and ``env.seed()`` do.
 
     Args:
         id_or_run: ``"Dream-Pong-v0"``, a game, a run folder, a file or a loaded ``Dream``.
@@ -155,10 +160,10 @@ class DreamVecEnv(VectorEnvAdapter):
 
     def __init__(
         self,
-        id_or_run: str | Path | Dream,
+        id_or_run: DreamSource,
         n_envs: int = 1,
         *,
-        checkpoint: str | Path | Dream | None = None,
+        checkpoint: DreamSource | None = None,
         device: str = "auto",
         observation: ObservationKind = "embedding",
         horizon: float | None = None,
@@ -166,6 +171,7 @@ class DreamVecEnv(VectorEnvAdapter):
         render_mode: str | None = None,
         **options: Unpack[DreamOptions],
     ) -> None:
+        """Load the dream."""
         self.dream_env = DreamVectorEnv(
             n_envs,
             id_or_run,
@@ -187,10 +193,10 @@ class RealVecEnv(VectorEnvAdapter):
 
     def __init__(
         self,
-        id_or_run: str | Path | Dream,
+        id_or_run: DreamSource,
         n_envs: int = 1,
         *,
-        checkpoint: str | Path | Dream | None = None,
+        checkpoint: DreamSource | None = None,
         device: str = "auto",
         observation: ObservationKind = "embedding",
         latent_stack: int | None = None,
@@ -198,6 +204,7 @@ class RealVecEnv(VectorEnvAdapter):
         seed: int | None = None,
         **game_options: Unpack[GameOptions],
     ) -> None:
+        """Load the dream and start the games."""
         games = make_real_env(
             id_or_run,
             n_envs,
@@ -213,22 +220,25 @@ class RealVecEnv(VectorEnvAdapter):
         super().__init__(games)
 
 
-def make_sb3_env(id_or_run: str | Path | Dream, n_envs: int = 1, *, real: bool = False, **settings: Any) -> VectorEnvAdapter:
+def make_sb3_env(
+    id_or_run: DreamSource, n_envs: int = 1, *, real: bool = False, **settings: Any
+) -> DreamVecEnv | RealVecEnv:
     """Dreams, or the real game they are of, for any algorithm of SB3.
 
     Args:
         id_or_run: ``"Dream-Pong-v0"``, a game, a run folder, a file or a loaded ``Dream``.
         n_envs: number of envs.
         real: the real game instead of the dream.
-        settings: of ``DreamVecEnv`` or ``RealVecEnv``. Dreams' ages are staggered unless ``stagger=False``: SB3 asks the
-            policy for one value after the other for all dreams that reach the horizon in the same step.
+        settings: of ``DreamVecEnv`` or ``RealVecEnv``. Dreams' ages are staggered unless ``stagger=False``: SB3 asks
+            the policy for one value after the other for all dreams that reach the horizon in the same step.
 
     Returns:
         The vector env; its spaces are the same for ``real=True`` and ``real=False``.
     """
     if real:
         return RealVecEnv(id_or_run, n_envs, **settings)
-    return DreamVecEnv(id_or_run, n_envs, **{"stagger": True, **settings})
+    staggered: dict[str, Any] = {"stagger": True, **settings}
+    return DreamVecEnv(id_or_run, n_envs, **staggered)
 
 
 class LatentExtractor(BaseFeaturesExtractor):
@@ -239,10 +249,10 @@ class LatentExtractor(BaseFeaturesExtractor):
         network: ``"paper"`` (Robine et al. 2023) or ``"light"``.
     """
 
-    def __init__(self, observation_space: gym.Space[Any], network: NetworkName = "paper") -> None:
+    def __init__(self, observation_space: gym.Space[Any], network: NetworkName) -> None:
+        """Build the network for the space."""
         shapes = [cast("tuple[int, int, int]", space.shape) for space in _parts(observation_space)]
-        height, width = shapes[0][1:]
-        trunk = _trunk(network, sum(shape[0] for shape in shapes), height, width)
+        trunk = TRUNKS[_check_network(network)](sum(shape[0] for shape in shapes), *shapes[0][1:])
         super().__init__(observation_space, trunk.out_features)
         self.trunk = trunk
 
@@ -256,16 +266,21 @@ class LatentExtractor(BaseFeaturesExtractor):
 class PaperPolicyExtractor(LatentExtractor):
     """The paper's policy network on embedding observations."""
 
+    def __init__(self, observation_space: gym.Space[Any]) -> None:
+        """Build the network for the space."""
+        super().__init__(observation_space, "paper")
+
 
 class LightExtractor(LatentExtractor):
     """A network about four times smaller on embedding observations."""
 
     def __init__(self, observation_space: gym.Space[Any]) -> None:
+        """Build the network for the space."""
         super().__init__(observation_space, "light")
 
 
 class CodesExtractor(BaseFeaturesExtractor):
-    """Features of ``"codes"`` observations: looks the codes up in a frozen codebook, then does what ``LatentExtractor`` does.
+    """Features of ``"codes"`` observations: embeds them with a frozen codebook, then works like ``LatentExtractor``.
 
     Args:
         observation_space: uint8 Box (height * width, stack), or a Dict of it as ``observation`` and of ``hidden``.
@@ -279,9 +294,11 @@ class CodesExtractor(BaseFeaturesExtractor):
     def __init__(
         self, observation_space: gym.Space[Any], codebook: Any, grid: tuple[int, int], network: NetworkName = "paper"
     ) -> None:
+        """Build the network for the space."""
         table = torch.as_tensor(codebook, dtype=torch.float32).clone()
         codes, *others = (cast("tuple[int, ...]", space.shape) for space in _parts(observation_space))
-        trunk = _trunk(network, codes[1] * table.shape[1] + sum(shape[0] for shape in others), *grid)
+        channels = codes[1] * table.shape[1] + sum(shape[0] for shape in others)
+        trunk = TRUNKS[_check_network(network)](channels, *grid)
         super().__init__(observation_space, trunk.out_features)
         self.trunk = trunk
         self.grid = grid
@@ -301,10 +318,18 @@ def _parts(space: gym.Space[Any]) -> list[gym.Space[Any]]:
     return [space["observation"], space["hidden"]] if isinstance(space, spaces.Dict) else [space]
 
 
-def _trunk(network: str, channels: int, height: int, width: int) -> Any:
-    if network not in TRUNKS:
-        raise ConfigError(f"network: expected one of {', '.join(map(repr, TRUNKS))}, got {network!r}.")
-    return TRUNKS[network](channels, height, width)
+def _observation_kind(space: gym.Space[Any]) -> ObservationKind:
+    """What an observation space shows, from its shape and type."""
+    first = _parts(space)[0]
+    if first.dtype != np.uint8:
+        return "embedding"
+    return "codes" if len(first.shape or ()) == 2 else "pixels"
+
+
+def _check_network(name: str) -> str:
+    if name not in TRUNKS:
+        raise ConfigError(f"network: expected one of {', '.join(map(repr, TRUNKS))}, got {name!r}.")
+    return name
 
 
 def codebook_of(world_model: WorldModel) -> Tensor:
@@ -324,11 +349,11 @@ def replace_codebook(algorithm: BaseAlgorithm, world_model: WorldModel) -> None:
             module.codebook.copy_(table)
 
 
-def policy_kwargs_for(env: VectorEnvAdapter | VecEnv, network: NetworkName = "paper", algorithm: str = "PPO") -> dict[str, Any]:
+def policy_kwargs_for(env: VecEnv, network: NetworkName = "paper", algorithm: str = "PPO") -> dict[str, Any]:
     """``policy_kwargs`` of an SB3 algorithm that plays in a dream with the paper's network or a lighter one.
 
-    Heads are linear. Weights are initialised as torch does and Adam's eps is 1e-8, both as in the paper's code; SB3's own are
-    orthogonal and 1e-5.
+    Heads are linear. Weights are initialised as torch does and Adam's eps is 1e-8, both as in the paper's code; SB3's
+    own are orthogonal and 1e-5.
 
     Args:
         env: of ``make_sb3_env``, wrapped or not. Pixel observations get no kwargs: SB3's CNN serves them.
@@ -336,19 +361,17 @@ def policy_kwargs_for(env: VectorEnvAdapter | VecEnv, network: NetworkName = "pa
         algorithm: its name; actor-critic ones have an initialisation and an optimiser to set.
     """
     dream = cast(Dream, env.get_attr("dream")[0])
-    first = _parts(env.observation_space)[0]
-    shape, codec = cast("tuple[int, ...]", first.shape), dream.world_model.codec
-    if len(shape) == 2:
-        grid = cast("tuple[int, int]", tuple(codec.latent_shape))
-        codebook = codebook_of(dream.world_model).numpy()
-        extractor: type[BaseFeaturesExtractor] = CodesExtractor
-        arguments: dict[str, Any] = {"codebook": codebook, "grid": grid, "network": network}
-    elif first.dtype == np.uint8:
+    kind = _observation_kind(env.observation_space)
+    extractor: type[BaseFeaturesExtractor] = LightExtractor
+    arguments: dict[str, Any] = {}
+    if _check_network(network) == "paper":
+        extractor = PaperPolicyExtractor
+    if kind == "pixels":
         return {}
-    else:
-        extractor = LightExtractor if network == "light" else PaperPolicyExtractor
-        arguments = {}
-        _trunk(network, 1, 1, 1)
+    if kind == "codes":
+        extractor = CodesExtractor
+        grid = tuple(dream.world_model.codec.latent_shape)
+        arguments = {"codebook": codebook_of(dream.world_model).numpy(), "grid": grid, "network": network}
     kwargs: dict[str, Any] = {
         "features_extractor_class": extractor,
         "features_extractor_kwargs": arguments,
@@ -397,10 +420,9 @@ def make_algorithm(
         ConfigError: no such algorithm (the message lists them), or it cannot act in this env.
     """
     kind = _algorithm(name)
-    first = _parts(env.observation_space)[0]
-    family = "MultiInput" if isinstance(env.observation_space, spaces.Dict) else "Mlp"
-    if family == "Mlp" and len(cast("tuple[int, ...]", first.shape)) == 3 and first.dtype == np.uint8:
-        family = "Cnn"
+    family = "Cnn" if _observation_kind(env.observation_space) == "pixels" else "Mlp"
+    if isinstance(env.observation_space, spaces.Dict):
+        family = "MultiInput"
     recurrent = "MlpLstmPolicy" in kind.policy_aliases
     policy = kwargs.pop("policy", f"{family}{'LstmPolicy' if recurrent else 'Policy'}")
     policy_kwargs = {**policy_kwargs_for(env, network, name), **kwargs.pop("policy_kwargs", {})}
@@ -410,12 +432,7 @@ def make_algorithm(
         raise ConfigError(f"{kind.__name__} cannot act in this env: {error}") from error
 
 
-def terminal_rows(infos: list[dict[str, Any]]) -> list[int]:
-    """Indices of the envs whose episode ended with a step."""
-    return [i for i, info in enumerate(infos) if "terminal_observation" in info]
-
-
-def _take_info(infos: dict[str, Any], index: int) -> dict[str, Any]:
+def _take_info(infos: dict[str, Any], index: Any) -> dict[str, Any]:
     """One env's info out of Gymnasium's vector layout (value, _mask)."""
     return {
         key: take_rows(value, index)

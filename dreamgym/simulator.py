@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dreamgym.device import resolve_device
 from dreamgym.errors import ConfigError, InvalidActionError, InvalidInputError
+from dreamgym.states import map_state, take_state, where_rows, where_state
 from dreamgym.streams import Streams, sample_categorical
-from dreamgym.warm_starts import WarmStarts, map_state, where_rows
+from dreamgym.warm_starts import WarmStarts
 
 if TYPE_CHECKING:
     from dreamgym.checkpoint import StartStates
@@ -47,29 +48,31 @@ class DreamState(NamedTuple):
     """One random stream a dream."""
 
     def take(self, indices: Tensor) -> DreamState:
-        """The dreams at indices (rows,) int64, copied: ``take(torch.zeros(n, dtype=torch.int64))`` forks dream 0 n times.
+        """The dreams at indices (rows,) int64, copied.
 
-        The copies also share their random streams: call ``seed`` after ``set_state`` to let them differ.
+        ``take(torch.zeros(n, dtype=torch.int64))`` forks dream 0 n times. The copies also share their random streams:
+        call ``seed`` after ``set_state`` to let them differ.
         """
+        indices = indices.to(self.latents.device)
         return DreamState(
-            map_state(lambda tensor: tensor[indices], self.dynamics),
+            take_state(self.dynamics, indices),
             self.latents[indices],
             self.age[indices],
             self.start[indices],
-            map_state(lambda tensor: tensor[indices], self.streams),
+            take_state(self.streams, indices),
         )
 
 
 class DreamSimulator:
     """``num_envs`` dreams of one world model, each with its own start, age and random stream.
 
-    There is no automatic reset here: a dream that ended goes on until it is reset by mask. What one dream does never depends
-    on the others: resetting dream i leaves dream j as it was, bit for bit. Nothing in ``step`` and ``reset`` waits for an
-    accelerator, and no global random generator is read.
+    There is no automatic reset here: a dream that ended goes on until it is reset by mask. What one dream does never
+    depends on the others: resetting dream i leaves dream j as it was, bit for bit. Nothing in ``step`` and ``reset``
+    waits for an accelerator (but the first reset, which warms the starts up), and no global random generator is read.
 
-    Rewards are expected values by default; a sampled reward is the paper's (Robine et al. 2023, Sect. 3.2.2). Ends are sampled
-    from the predicted probability. Next latents are sampled, too: it is their randomness that lets a deterministic network
-    imagine different futures.
+    Rewards are expected values by default; a sampled reward is the paper's (Robine et al. 2023, Sect. 3.2.2). Ends are
+    sampled from the predicted probability. Next latents are sampled, too: it is their randomness that lets a
+    deterministic network imagine different futures.
 
     Args:
         world_model: codec and dynamics; moved to ``device``.
@@ -104,6 +107,7 @@ class DreamSimulator:
         device: str | torch.device | None = None,
         seed: int | None = None,
     ) -> None:
+        """Check the settings and move the world model and the start states to the device."""
         _check_choice("reward", reward, ("expected", "sampled"))
         _check_choice("horizon_as", horizon_as, ("truncation", "termination"))
         _check_at_least("num_envs", num_envs, 1)
@@ -124,7 +128,8 @@ class DreamSimulator:
         self._starts = WarmStarts(self.world_model, starts, self.device)
         if latent_stack > self._starts.context:
             raise ConfigError(
-                f"latent_stack: expected at most {self._starts.context}, the context of the start states, got {latent_stack}."
+                f"latent_stack: expected at most {self._starts.context}, the context of the start states, "
+                f"got {latent_stack}."
             )
         self._latent_shape = tuple(world_model.codec.latent_shape)
         self._state: DreamState | None = None
@@ -166,8 +171,7 @@ class DreamSimulator:
         """
         fresh = self._new_streams(seed)
         if mask is not None:
-            rows = self._check_mask(mask)
-            fresh = map_state(lambda new, old: where_rows(rows, new, old), fresh, self._streams)
+            fresh = where_state(self._check_mask(mask), fresh, self._streams)
         self._streams = fresh
 
     @torch.no_grad()
@@ -203,7 +207,7 @@ class DreamSimulator:
             return fresh.latents
         old = self._state
         self._state = DreamState(
-            map_state(lambda new, kept: where_rows(rows, new, kept), fresh.dynamics, old.dynamics),
+            where_state(rows, fresh.dynamics, old.dynamics),
             where_rows(rows, fresh.latents, old.latents),
             where_rows(rows, fresh.age, old.age),
             where_rows(rows, fresh.start, old.start),
@@ -216,7 +220,7 @@ class DreamSimulator:
         """Take one step in every dream.
 
         Args:
-            actions: (num_envs,) integers in [0, num_actions), or (num_envs, num_actions) numbers if they are continuous.
+            actions: (num_envs,) integers in [0, num_actions), or (num_envs, num_actions) numbers for continuous ones.
                 Their range is the caller's to check: doing it here would wait for the device.
 
         Returns:
@@ -251,7 +255,7 @@ class DreamSimulator:
 
     def state(self) -> DreamState:
         """A copy of the dreams' state, random streams included: with ``set_state`` it saves and forks dreams."""
-        return self._current()._replace(streams=self._streams).take(torch.arange(self.num_envs, device=self.device))
+        return self._current()._replace(streams=self._streams).take(torch.arange(self.num_envs))
 
     def set_state(self, state: DreamState) -> None:
         """Continue from a state, copied: the same actions then lead to the same dreams.
@@ -265,14 +269,14 @@ class DreamSimulator:
         expected = (self.num_envs, self.latent_stack, *self._latent_shape)
         if tuple(state.latents.shape) != expected:
             raise InvalidInputError(f"state: expected latents of shape {expected}, got {tuple(state.latents.shape)}.")
-        moved = DreamState(
-            map_state(lambda tensor: tensor.to(self.device), state.dynamics),
-            state.latents.to(self.device),
-            state.age.to(self.device),
-            state.start.to(self.device),
-            map_state(lambda tensor: tensor.to(self.device), state.streams),
+        copy = state.take(torch.arange(self.num_envs))
+        self._state = DreamState(
+            map_state(self._here, copy.dynamics),
+            self._here(copy.latents),
+            self._here(copy.age),
+            self._here(copy.start),
+            map_state(self._here, copy.streams),
         )
-        self._state = moved.take(torch.arange(self.num_envs, device=self.device))
         self._streams = self._state.streams
 
     def _current(self) -> DreamState:
@@ -283,6 +287,9 @@ class DreamSimulator:
     def _new_streams(self, seed: int) -> Streams:
         return Streams.from_seed(seed, self.num_envs, self.device)
 
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device)
+
     @staticmethod
     def _draw(uniforms: Tensor, count: int) -> Tensor:
         """Integers in [0, count) from uniforms; float64 keeps the product below count."""
@@ -291,14 +298,14 @@ class DreamSimulator:
     def _check_mask(self, mask: Tensor) -> Tensor:
         if tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool:
             raise InvalidInputError(
-                f"mask: expected shape ({self.num_envs},) and dtype torch.bool, got {tuple(mask.shape)} and {mask.dtype}."
+                f"mask: expected torch.bool of shape ({self.num_envs},), got {mask.dtype} of {tuple(mask.shape)}."
             )
         return mask.to(self.device)
 
     def _check_starts(self, starts: Tensor) -> Tensor:
         if tuple(starts.shape) != (self.num_envs,) or starts.dtype != torch.int64:
             raise InvalidInputError(
-                f"starts: expected shape ({self.num_envs},) and dtype torch.int64, got {tuple(starts.shape)} and {starts.dtype}."
+                f"starts: expected torch.int64 of ({self.num_envs},), got {starts.dtype} of {tuple(starts.shape)}."
             )
         if starts.device.type == "cpu" and not bool(((starts >= 0) & (starts < self.num_starts)).all()):
             raise InvalidInputError(f"starts: expected indices in [0, {self.num_starts}), got {starts.tolist()}.")

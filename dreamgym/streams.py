@@ -1,8 +1,8 @@
 """Random numbers that belong to a row: each dream has its own stream, a key and a counter.
 
-A number is a hash of (key, counter), so what one dream draws never depends on which others step or are reset, nor on any
-global generator. The hash is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators") on
-int64 tensors, whose arithmetic wraps around on every device.
+A number is a hash of (key, counter), so what one dream draws never depends on which others step or are reset, nor on
+any global generator. The hash is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number
+generators") on int64 tensors, whose arithmetic wraps around on every device.
 """
 
 from typing import NamedTuple

@@ -1,19 +1,19 @@
 """Real contexts from which dreams start, with the hidden state that the dynamics has after seeing them.
 
-The paper's dreams start cold, from one frame and a zero state; training never saw such states. Here the dynamics first runs
-along a few real steps (DIAMOND uses 4, delta-IRIS 5, STORM 8).
+The paper's dreams start cold, from one frame and a zero state; training never saw such states. Here the dynamics first
+runs along a few real steps (DIAMOND uses 4, delta-IRIS 5, STORM 8).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dreamgym.errors import ConfigError
+from dreamgym.states import map_state, take_state, where_state
 
 if TYPE_CHECKING:
     from dreamgym.checkpoint import StartStates
@@ -25,42 +25,32 @@ CACHE_LIMIT_BYTES = 512 * 2**20
 CHUNK = 32
 """Starts warmed up together. Fixed, so that a start's state never depends on which dreams asked for it."""
 
-S = TypeVar("S", bound=tuple[Tensor, ...])
-
-
-def map_state(function: Callable[..., Tensor], *states: S) -> S:
-    """Apply a function to the corresponding tensors of states (NamedTuples of tensors, batch first)."""
-    first: Any = states[0]
-    return cast(S, type(first)(*(function(*tensors) for tensors in zip(*states, strict=True))))
-
-
-def where_rows(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Rows of new where mask (rows,) holds, of old elsewhere."""
-    return torch.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
 
 class WarmStarts:
     """The start states of a dream on a device, warmed up once and remembered.
 
-    On the CPU the cache fills as starts are drawn, 32 at a time; on an accelerator it is filled at the first use, so that
-    drawing never waits for the device. States of more than 512 MiB in all are not kept but computed at each reset.
+    On the CPU the cache fills as starts are drawn, 32 at a time; on an accelerator it is filled at the first use, so
+    that drawing never waits for the device. States of more than 512 MiB in all are not kept but computed at each reset.
 
     Args:
         world_model: runs along the context.
         starts: count contexts of K real steps.
         device: where the tensors live.
+
+    Raises:
+        ConfigError: there are no starts.
     """
 
     def __init__(self, world_model: WorldModel, starts: StartStates, device: torch.device) -> None:
+        """Move the contexts to the device; nothing is warmed up yet."""
         self._world_model = world_model
-        self._latents = torch.as_tensor(starts.latents).to(device=device, dtype=torch.int64)
-        self._actions = torch.as_tensor(starts.actions).to(device)
-        self._valid = torch.as_tensor(starts.valid).to(device=device, dtype=torch.bool)
+        self._latents = starts.latents.to(device=device, dtype=torch.int64)
+        self._actions = starts.actions.to(device)
+        self._valid = starts.valid.to(device)
         self.count, self.context = self._latents.shape[:2]
         if self.count == 0:
             raise ConfigError("starts: expected at least one start state, got none.")
-        blank = world_model.initial_state(1)
-        size = self.count * sum(tensor.numel() * tensor.element_size() for tensor in blank)
+        size = self.count * sum(tensor.numel() * tensor.element_size() for tensor in world_model.initial_state(1))
         self._cached = size <= CACHE_LIMIT_BYTES
         self._cold = set(range(math.ceil(self.count / CHUNK)))
         self._states: Any = None
@@ -82,8 +72,10 @@ class WarmStarts:
         if not self._cached:
             return self._warm_up(indices)
         if self._cold:
-            self._fill(indices if mask is None else indices[mask])
-        return map_state(lambda tensor: tensor[indices], self._states)
+            # Picking the masked rows would wait for an accelerator, where the whole cache is filled anyway.
+            on_cpu = indices.device.type == "cpu"
+            self._fill(indices[mask] if on_cpu and mask is not None else indices)
+        return take_state(self._states, indices)
 
     def _fill(self, indices: Tensor) -> None:
         """Warm up the chunks that hold indices (all of them where asking which would stall the device)."""
@@ -95,10 +87,13 @@ class WarmStarts:
             # A last, shorter chunk is repeated to full size: kernels, and so bits, may depend on the batch size.
             state = self._warm_up(rows[torch.arange(CHUNK, device=rows.device) % len(rows)])
             if self._states is None:
-                self._states = map_state(lambda tensor: tensor.new_zeros(self.count, *tensor.shape[1:]), state)
+                self._states = map_state(self._blank, state)
             for kept, new in zip(self._states, state, strict=True):
                 kept[rows] = new[: len(rows)]
             self._cold.discard(chunk)
+
+    def _blank(self, like: Tensor) -> Tensor:
+        return like.new_zeros(self.count, *like.shape[1:])
 
     def _warm_up(self, indices: Tensor) -> Any:
         """Run the dynamics along contexts from a zero state; steps before an episode's beginning leave it untouched."""
@@ -106,6 +101,5 @@ class WarmStarts:
         latents, actions, valid = self._latents[indices], self._actions[indices], self._valid[indices]
         for step in range(self.context - 1):
             following = self._world_model.step(latents[:, step], actions[:, step], state)[1]
-            keep = valid[:, step]
-            state = map_state(lambda new, old, keep=keep: where_rows(keep, new, old), following, state)
+            state = where_state(valid[:, step], following, state)
         return state

@@ -10,8 +10,9 @@ from torch import nn
 class PaperTrunk(nn.Module):
     """The convolutional body of the paper's policy (Robine et al. 2023, Sect. 3.3 and appendix).
 
-    Conv 1x1 -> 64, LayerNorm, LeakyReLU; Conv 5x5 -> 64, LayerNorm, LeakyReLU (both without bias); Linear -> 512, LeakyReLU.
-    The layer norms go over channels, height and width. Weights are initialised as torch does, like the paper's.
+    Conv 1x1 -> 64, LayerNorm, LeakyReLU; Conv 5x5 -> 64, LayerNorm, LeakyReLU (both without bias); Linear -> 512,
+    LeakyReLU. The layer norms go over channels, height and width. Weights are initialised as torch does, like the
+    paper's.
 
     Args:
         in_channels: channels of the features: embedding width x latent stack (+ hidden channels).
@@ -21,6 +22,7 @@ class PaperTrunk(nn.Module):
     """
 
     def __init__(self, in_channels: int, height: int = 6, width: int = 6, out_features: int = 512) -> None:
+        """Build the layers."""
         super().__init__()
         self.out_features = out_features
         self.body = nn.Sequential(
@@ -51,6 +53,7 @@ class LightTrunk(nn.Module):
     """
 
     def __init__(self, in_channels: int, height: int = 6, width: int = 6, out_features: int = 256) -> None:
+        """Build the layers."""
         super().__init__()
         self.out_features = out_features
         self.body = nn.Sequential(
@@ -70,7 +73,9 @@ TRUNKS: dict[str, Callable[..., PaperTrunk | LightTrunk]] = {"paper": PaperTrunk
 
 
 class PolicyNetwork(nn.Module):
-    """A trunk with linear action and value heads: 1,303,571 parameters for 32 channels, 18 actions and the paper's trunk.
+    """A trunk with linear action and value heads (Robine et al. 2023).
+
+    The paper's trunk with 32 channels and 18 actions has 1,303,571 parameters in all.
 
     Args:
         in_channels: channels of the features.
@@ -79,6 +84,7 @@ class PolicyNetwork(nn.Module):
     """
 
     def __init__(self, in_channels: int, num_actions: int, trunk: str = "paper") -> None:
+        """Build the trunk and the heads."""
         super().__init__()
         self.trunk = TRUNKS[trunk](in_channels)
         self.action = nn.Linear(self.trunk.out_features, num_actions)
