@@ -166,7 +166,7 @@ def side_by_side(
             continue
         for picture, reward, total in zip(canvas, rewards, np.cumsum(rewards), strict=True):
             colour = GREEN if reward > 0.5 else RED if reward < -0.5 else GREY
-            text = f"reward {reward:+.1f}  sum {total:+.1f}"
+            text = f"reward {reward:+.2f}  sum {total:+.2f}"
             _write(picture, text, column * (width + PANEL_GAP) + 4, CAPTION_HEIGHT + height + 15, colour)
     for step, picture in enumerate(canvas):
         _write(picture, f"step {step}", 2 * (width + PANEL_GAP) + 4, CAPTION_HEIGHT + height + 15, GREY)
