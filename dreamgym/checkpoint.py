@@ -122,7 +122,9 @@ def save_dream(path: Path | str, dream: Dream) -> Path:
     """
     path = Path(path)
     file = path if path.suffix == ".safetensors" else path / DREAM_FILE
-    tensors = {_WEIGHTS + name: tensor.detach().cpu().contiguous() for name, tensor in dream.world_model.state_dict().items()}
+    tensors = {
+        _WEIGHTS + name: tensor.detach().cpu().contiguous() for name, tensor in dream.world_model.state_dict().items()
+    }
     tensors |= {_STARTS + name: tensor.cpu().contiguous() for name, tensor in dream.starts._asdict().items()}
     header = {
         "format": str(FORMAT),
@@ -155,7 +157,9 @@ def load_dream(path: Path | str, device: str | torch.device = "cpu") -> Dream:
             header = cast(dict[str, str], opened.metadata() or {})
             tensors = {name: cast(Tensor, opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged or is no safetensors file: {error}. Restore it or train it again.") from error
+        raise CheckpointError(
+            f"{file} is damaged or is no safetensors file: {error}. Restore it or train it again."
+        ) from error
     config, latent_stack, metadata = _read_header(file, header)
     world_model = WorldModel(config, seed=0)
     weights = {name.removeprefix(_WEIGHTS): t for name, t in tensors.items() if name.startswith(_WEIGHTS)}
@@ -232,11 +236,15 @@ def resolve_checkpoint(id_or_game: str, checkpoint: str | Path | None = None) ->
             return found
         if shipped.is_file():
             return shipped
-    looked = [f"checkpoint={str(checkpoint)!r}: no {DREAM_FILE} there"] if checkpoint is not None else [
-        "checkpoint=: not given",
-        f"$DREAMGYM_HOME ({home.resolve()}): no finished run of {game}",
-        f"shipped weights ({shipped}): none",
-    ]
+    looked = (
+        [f"checkpoint={str(checkpoint)!r}: no {DREAM_FILE} there"]
+        if checkpoint is not None
+        else [
+            "checkpoint=: not given",
+            f"$DREAMGYM_HOME ({home.resolve()}): no finished run of {game}",
+            f"shipped weights ({shipped}): none",
+        ]
+    )
     places = "\n".join(f"  - {line}" for line in looked)
     raise MissingWeightsError(
         f"No dream of {game} was found. Looked in:\n{places}\n"
@@ -251,7 +259,9 @@ def _newest_run(home: Path, game: str) -> Path | None:
         try:
             with safetensors.safe_open(file, framework="pt") as opened:  # pyright: ignore[reportUnknownMemberType]
                 header = cast(dict[str, str], opened.metadata() or {})
-            matches = json.loads(header["world_model"])["game"] == game and json.loads(header["metadata"]).get("finished")
+            matches = json.loads(header["world_model"])["game"] == game and json.loads(header["metadata"]).get(
+                "finished"
+            )
         except (safetensors.SafetensorError, OSError, KeyError, ValueError):
             continue
         if matches:

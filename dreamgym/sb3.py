@@ -439,3 +439,12 @@ def _take_info(infos: dict[str, Any], index: Any) -> dict[str, Any]:
         for key, value in infos.items()
         if not key.startswith("_") and f"_{key}" in infos and infos[f"_{key}"][index]
     }
+
+
+def is_off_policy(name: str) -> bool:
+    """Whether an algorithm learns from a replay buffer of its own (DQN, QRDQN, SAC ...).
+
+    Raises:
+        ConfigError: no such algorithm.
+    """
+    return issubclass(_algorithm(name), OffPolicyAlgorithm)

@@ -37,6 +37,11 @@ class StartWeights:
         if self._trees:
             self._outdated.append(slot)
 
+    def set_visits(self, slots: Indices, counts: Indices) -> None:
+        """Set the visits of some slots; the next draws rebuild their trees."""
+        self.visits[slots] = counts
+        self._trees = {}
+
     def set_factors(self, slots: Indices, factors: npt.NDArray[np.float64] | float) -> None:
         """Set the priority factors of some slots; O(slots log capacity) plus one pass over the factors."""
         self._factors[slots] = factors

@@ -136,7 +136,7 @@ class WorldModel(nn.Module):
             return self.dynamics.step(self.codec.embed(latents), actions, state)
 
     def hidden(self, state: Any) -> Tensor:
-        """h of a state as a policy may see it, (batch, channels, height, width) float32."""
+        """H of a state as a policy may see it, (batch, channels, height, width) float32."""
         return self.dynamics.hidden(state).float()
 
     def parameter_counts(self) -> dict[str, int]:

@@ -80,7 +80,7 @@ class Dynamics(Protocol):
         ...
 
     def hidden(self, state: Any) -> Tensor:
-        """h of a state, (batch, channels, height, width) float32, as a policy may see it."""
+        """H of a state, (batch, channels, height, width) float32, as a policy may see it."""
         ...
 
 
@@ -233,7 +233,7 @@ class ConvLSTM(nn.Module):
         return ConvLSTMState(*(torch.zeros(batch, *self.hidden_shape, device=device) for _ in range(4)))
 
     def hidden(self, state: ConvLSTMState) -> Tensor:
-        """h of the second cell, (batch, hidden, height, width)."""
+        """H of the second cell, (batch, hidden, height, width)."""
         return state.output_2
 
     def step(self, features: Tensor, action: Tensor, state: ConvLSTMState) -> tuple[Prediction, ConvLSTMState]:
@@ -276,7 +276,9 @@ class ConvLSTM(nn.Module):
         first, state_1 = self.cell_1.unroll(
             torch.cat([features, planes], dim=2), CellState(state.output_1, state.memory_1)
         )
-        second, state_2 = self.cell_2.unroll(torch.cat([first, planes], dim=2), CellState(state.output_2, state.memory_2))
+        second, state_2 = self.cell_2.unroll(
+            torch.cat([first, planes], dim=2), CellState(state.output_2, state.memory_2)
+        )
         trunk = torch.cat([second, planes], dim=2).flatten(0, 1)
         latent_inputs = torch.cat([trunk, features.flatten(0, 1)], dim=1) if self.config.latent_skip else trunk
         latent_logits = self.latent_head(latent_inputs).float()

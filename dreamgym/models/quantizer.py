@@ -35,7 +35,9 @@ class QuantizerConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not 1 < self.num_codes <= 256:
-            raise ConfigError(f"num_codes: expected 2 to 256 (a latent cell is stored as one byte), got {self.num_codes}.")
+            raise ConfigError(
+                f"num_codes: expected 2 to 256 (a latent cell is stored as one byte), got {self.num_codes}."
+            )
 
 
 class VectorQuantizer(nn.Module):

@@ -1,0 +1,186 @@
+"""Collecting real experience with the agent (Robine et al. 2023, Sect. 3.3.1)."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from dreamgym.observations import ObservationBuilder, to_numpy
+from dreamgym.real_env import LatentTracker
+from dreamgym.replay import Replay
+from dreamgym.world_model import WorldModel
+
+
+class ActingPolicy(Protocol):
+    """What collection needs of a policy: Stable-Baselines3's ``predict``."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """Observations with a leading axis of one to (actions, recurrent state)."""
+        ...
+
+
+class GameSession:
+    """One real game that goes on from round to round, rebuilt from the replay whenever it is needed.
+
+    Every episode's seed is a function of its number, and a game is a function of its seed and actions; so the open episode
+    is brought back by playing its recorded actions again, in the same process or after a crash alike.
+
+    Args:
+        env: the real game, frames uint8 (1, size, size).
+        replay: all that was played before; records are appended to it.
+        episode_seed: from an episode's number, counted from 0, to the seed it is reset with.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], replay: Replay, episode_seed: Callable[[int], int]) -> None:
+        """Bring the open episode back."""
+        self._env = env
+        self.replay = replay
+        self._episode_seed = episode_seed
+        spans = replay.iter_episodes()
+        self._episodes = len(spans)
+        self.first = True
+        if spans and not bool(replay.ends_at(spans[-1][1] - 1)):
+            self._episodes -= 1
+            self._begin()
+            for action in replay.actions_at(np.arange(*spans[-1])):
+                self.frame = self._env.step(_native(action))[0][-1]
+            self.first = False
+        else:
+            self._begin()
+
+    def step(self, action: Any) -> bool:
+        """Play an action, record it, and begin a new episode where one ended.
+
+        Returns:
+            Whether the frame now shown begins an episode.
+        """
+        observation, reward, terminated, truncated, info = self._env.step(_native(action))
+        self.replay.append(
+            self.frame, action, float(reward), terminated, truncated, bool(info.get("life_lost", False)), self.first
+        )
+        self.first = terminated or truncated
+        if self.first:
+            self._begin()
+        else:
+            self.frame = observation[-1]
+        return self.first
+
+    def recent_frames(self, count: int, stack: int) -> npt.NDArray[np.uint8]:
+        """The newest observations of the open episode, the one now shown included, oldest first.
+
+        Args:
+            count: at most so many.
+            stack: frames in an observation; before the episode's start the first one is repeated.
+
+        Returns:
+            (up to count, stack, size, size) uint8.
+        """
+        begin = len(self.replay) if self.first else self.replay.iter_episodes()[-1][0]
+        past = np.arange(max(begin, len(self.replay) - count - stack + 2), len(self.replay))
+        frames = [*self.replay.frames_at(past, 1)[:, 0]] if len(past) else []
+        frames.append(self.frame)
+        padded = [frames[0]] * (stack - 1) + frames
+        stacked = np.stack([np.stack(padded[i : i + stack]) for i in range(len(frames))])
+        return stacked[-count:]
+
+    def _begin(self) -> None:
+        observation, _ = self._env.reset(seed=self._episode_seed(self._episodes))
+        self._episodes += 1
+        self.frame: npt.NDArray[np.uint8] = observation[-1]
+        self.first = True
+
+
+def collect_random(session: GameSession, steps: int, policy: ActingPolicy, *, progress: bool = True) -> None:
+    """Collect with a policy that looks at nothing, in the first round.
+
+    Args:
+        session: the game.
+        steps: how many.
+        policy: its observation is an empty batch of one.
+        progress: show a progress bar.
+    """
+    nothing = np.zeros((1, 1), dtype=np.float32)
+    for _ in _bar(steps, progress):
+        actions, _ = policy.predict(nothing)
+        session.step(actions[0])
+
+
+def collect_with(
+    session: GameSession,
+    steps: int,
+    policy: ActingPolicy,
+    world_model: WorldModel,
+    builder: ObservationBuilder,
+    latent_stack: int,
+    seed: int,
+    *,
+    progress: bool = True,
+) -> None:
+    """Collect with the agent, which sees the game through the encoder.
+
+    Args:
+        session: the game.
+        steps: how many.
+        policy: acts on what ``builder`` builds.
+        world_model: encodes the frames.
+        builder: from latents to observations.
+        latent_stack: latents that an observation shows.
+        seed: of the policy's sampling; torch's global generator is left as it was.
+        progress: show a progress bar.
+    """
+    tracker = LatentTracker(world_model, 1, latent_stack, hidden_state=False)
+    window = _Window(session, world_model.frame_stack)
+    start = _track_recent(session, tracker, latent_stack, world_model.frame_stack)
+    state: Any = None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _ in _bar(steps, progress):
+            observation = to_numpy(builder.build(tracker.latents))
+            actions, state = policy.predict(observation, state, np.array([start]), False)
+            start = session.step(actions[0])
+            frames = window.push(start)
+            if start:
+                tracker.begin(frames)
+            else:
+                tracker.advance(actions, frames)
+
+
+class _Window:
+    """The newest frames of the open episode as one observation of the codec."""
+
+    def __init__(self, session: GameSession, stack: int) -> None:
+        self._session = session
+        self._frames = session.recent_frames(1, stack)
+
+    def push(self, first: bool) -> npt.NDArray[np.uint8]:
+        frame = self._session.frame
+        if first:
+            self._frames = np.broadcast_to(frame, self._frames.shape).copy()
+        else:
+            self._frames = np.concatenate([self._frames[:, 1:], frame[None, None]], axis=1)
+        return self._frames
+
+
+def _track_recent(session: GameSession, tracker: LatentTracker, latent_stack: int, stack: int) -> bool:
+    """Fill a tracker with the latents of the open episode's newest frames; whether the episode has just begun."""
+    recent = session.recent_frames(latent_stack, stack)
+    tracker.begin(recent[:1])
+    for observation in recent[1:]:
+        tracker.advance(np.zeros(1, dtype=np.int64), observation[None])
+    return session.first
+
+
+def _native(action: Any) -> Any:
+    """A plain int where an action is one number: emulators refuse numpy scalars of odd types."""
+    array = np.asarray(action)
+    return int(array) if array.ndim == 0 else array
+
+
+def _bar(steps: int, progress: bool) -> "tqdm[int]":
+    return tqdm(range(steps), desc="collect", unit="step", leave=False, disable=None if progress else True)

@@ -1,0 +1,333 @@
+"""A run as one frozen dataclass, composed from the configurations that live beside what they configure; presets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from dreamgym.checkpoint import config_from_dict, config_to_dict
+from dreamgym.errors import CheckpointError, ConfigError
+from dreamgym.fit import FitConfig
+from dreamgym.models.codecs import VQVAEConfig
+from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.real import resolve_game
+
+
+@dataclass(frozen=True)
+class GameConfig:
+    """The real game beyond its name.
+
+    Attributes:
+        sticky_actions: chance that the game repeats the last action.
+        noop_max: an episode begins with up to this many no-ops.
+    """
+
+    sticky_actions: float = 0.0
+    noop_max: int = 30
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """How real experience is collected (Robine et al. 2023, Sect. 3.3.1).
+
+    Attributes:
+        first_steps: random steps in the first round.
+        steps: steps in each later round.
+        temperature: divides the policy's logits (Eq. 19).
+        epsilon: chance of a uniform random action, for policies without logits (DQN, QR-DQN).
+    """
+
+    first_steps: int = 12_800
+    steps: int = 6_400
+    temperature: float = 1.5
+    epsilon: float = 0.1
+
+
+@dataclass(frozen=True)
+class DreamConfig:
+    """The dream that a policy trains in.
+
+    Attributes:
+        num_envs: dreams stepped at once.
+        horizon: steps after which a dream is over.
+        horizon_as: "truncation" (the value goes on) or "termination" (the paper's).
+        latent_stack: most recent latents that an observation shows.
+        context: real steps that warm the hidden state up before a dream starts, the start itself included; 1 is cold.
+        reward: "expected" or "sampled".
+        temperature: of the next latent's distribution.
+        start_states: real moments a round's dreams may start from.
+        stagger: spread the first ages over the horizon, so that not all dreams end in one step.
+    """
+
+    num_envs: int = 64
+    horizon: int = 25
+    horizon_as: Literal["truncation", "termination"] = "truncation"
+    latent_stack: int = 4
+    context: int = 8
+    reward: Literal["expected", "sampled"] = "expected"
+    temperature: float = 1.0
+    start_states: int = 2048
+    stagger: bool = True
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Stable-Baselines3's PPO as the paper uses it (its Table 5; ``vf_coef`` as that code halves the loss twice).
+
+    Attributes:
+        n_steps: imagined steps of each dream between updates.
+        batch_size: of a minibatch.
+        n_epochs: passes over the rollout.
+        learning_rate: of Adam.
+        gamma: discount.
+        gae_lambda: of the advantage estimate.
+        clip_range: of the likelihood ratio.
+        ent_coef: weight of the entropy.
+        vf_coef: weight of the value loss.
+        max_grad_norm: gradient clipping.
+    """
+
+    n_steps: int = 25
+    batch_size: int = 320
+    n_epochs: int = 4
+    learning_rate: float = 2.5e-4
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.1
+    ent_coef: float = 0.01
+    vf_coef: float = 0.25
+    max_grad_norm: float = 0.5
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured after a round.
+
+    Attributes:
+        episodes: real episodes after each round.
+        final_episodes: real episodes after the last round: the score.
+        num_envs: games played side by side.
+        dream_episodes: dreams played for the dream's return.
+        record_episodes: real episodes of each round's evaluation kept, raw, to measure the dream's fidelity on.
+        fidelity_starts: windows that fidelity is measured on.
+    """
+
+    episodes: int = 8
+    final_episodes: int = 32
+    num_envs: int = 32
+    dream_episodes: int = 64
+    record_episodes: int = 2
+    fidelity_starts: int = 128
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: collect -> fit -> train -> evaluate, for a number of rounds.
+
+    Schedules are tuples with one entry a round; the last entry stands for all rounds after it.
+
+    Attributes:
+        game: an ALE game's name or the id of any Gymnasium image environment.
+        preset: where the other settings come from.
+        seed: names every random stream of the run.
+        algo: any algorithm of stable_baselines3 or sb3_contrib.
+        network: the policy's: "paper" or "light".
+        rounds: how many.
+        codec_updates: per round.
+        dynamics_updates: per round.
+        imagined_steps: per round, environment steps inside the dream.
+        codec: settings of the codec.
+        dynamics: settings of the dynamics.
+        game_options: the real game.
+        collect: real experience.
+        fit: fitting the world model.
+        dream: the dream.
+        ppo: hyperparameters of PPO; other algorithms keep their library's.
+        evaluate: what is measured.
+        bf16: bfloat16 products when dreaming.
+    """
+
+    game: str = "Pong"
+    preset: str = "laptop"
+    seed: int = 0
+    algo: str = "PPO"
+    network: Literal["paper", "light"] = "paper"
+    rounds: int = 15
+    codec_updates: tuple[int, ...] = (750, 200)
+    dynamics_updates: tuple[int, ...] = (500,)
+    imagined_steps: tuple[int, ...] = (100_000,)
+    codec: VQVAEConfig = field(default_factory=VQVAEConfig)
+    dynamics: ConvLSTMConfig = field(default_factory=ConvLSTMConfig)
+    game_options: GameConfig = field(default_factory=GameConfig)
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    dream: DreamConfig = field(default_factory=DreamConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    bf16: bool = True
+
+    def __post_init__(self) -> None:
+        """Check what no part can check alone."""
+        if self.rounds < 1:
+            raise ConfigError(f"rounds: expected at least 1, got {self.rounds}.")
+        for name in ("codec_updates", "dynamics_updates", "imagined_steps"):
+            if not getattr(self, name) or min(getattr(self, name)) < 0:
+                raise ConfigError(f"{name}: expected at least one number, none negative, got {getattr(self, name)}.")
+        if self.collect.first_steps <= self.fit.sequence_length:
+            raise ConfigError(
+                f"collect.first_steps: expected more than fit.sequence_length={self.fit.sequence_length}, "
+                f"got {self.collect.first_steps}."
+            )
+
+    @property
+    def interactions(self) -> int:
+        """Real steps of the whole run."""
+        return self.collect.first_steps + (self.rounds - 1) * self.collect.steps
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested plain values, as written to ``config.json``."""
+        return config_to_dict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "RunConfig":
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ConfigError: unknown fields or values out of range.
+        """
+        try:
+            return config_from_dict(cls, values)
+        except CheckpointError as error:
+            raise ConfigError(f"config.json: {error}") from error
+
+
+def per_round(schedule: Sequence[int], index: int) -> int:
+    """Entry of a schedule for a round, counted from 0; the last entry stands for all later rounds."""
+    return schedule[min(index, len(schedule) - 1)]
+
+
+def _smoke() -> RunConfig:
+    """The whole line in seconds, for tests: it learns nothing worth having."""
+    return RunConfig(
+        preset="smoke",
+        network="light",
+        rounds=2,
+        codec_updates=(30, 10),
+        dynamics_updates=(20, 10),
+        imagined_steps=(800,),
+        codec=VQVAEConfig(width=4),
+        dynamics=ConvLSTMConfig(hidden=8, reward_hidden=32),
+        collect=CollectConfig(first_steps=600, steps=300),
+        fit=FitConfig(codec_batch_size=16, dynamics_batch_size=16, sequence_length=8, unquantized_updates=10),
+        dream=DreamConfig(num_envs=16, horizon=10, start_states=128),
+        ppo=PPOConfig(n_steps=25, batch_size=200),
+        evaluate=EvaluateConfig(
+            episodes=1, final_episodes=2, num_envs=2, dream_episodes=16, record_episodes=1, fidelity_starts=32
+        ),
+    )
+
+
+def _quick() -> RunConfig:
+    """A dream with a ball in it, in minutes."""
+    return RunConfig(
+        preset="quick",
+        network="light",
+        rounds=2,
+        codec_updates=(600, 150),
+        dynamics_updates=(200, 200),
+        imagined_steps=(40_000, 60_000),
+        codec=VQVAEConfig(width=16),
+        dynamics=ConvLSTMConfig(hidden=64, reward_hidden=128),
+        collect=CollectConfig(first_steps=8_000, steps=4_000),
+        evaluate=EvaluateConfig(episodes=8, final_episodes=32),
+    )
+
+
+def _laptop() -> RunConfig:
+    """A sitting on two cores."""
+    return RunConfig(
+        preset="laptop",
+        network="light",
+        rounds=12,
+        codec_updates=(750, 200),
+        dynamics_updates=(500,),
+        imagined_steps=(100_000,),
+        codec=VQVAEConfig(width=16),
+        dynamics=ConvLSTMConfig(hidden=64, reward_hidden=128),
+        collect=CollectConfig(first_steps=12_800, steps=6_400),
+    )
+
+
+def _gpu() -> RunConfig:
+    """The paper's network sizes with the default recipe, for a graphics card."""
+    return RunConfig(
+        preset="gpu",
+        rounds=15,
+        codec_updates=(4_000, 1_000),
+        dynamics_updates=(4_000, 2_500),
+        imagined_steps=(1_000_000,),
+        fit=FitConfig(codec_batch_size=128, dynamics_batch_size=128, sequence_length=24, windows="balanced"),
+        dream=DreamConfig(num_envs=512, start_states=8192),
+        ppo=PPOConfig(n_steps=25, batch_size=1_600),
+    )
+
+
+_PAPER_EPOCHS = (140, 32, 24, 20, 16, 14, 12, 11, 10, 9, 8, 8, 7, 7, 6)
+_PAPER_MINIBATCHES = (1000,) * 7 + (2000,) + (1000,) * 3 + (2000, 1000, 1000, 3000)
+
+
+def _paper() -> RunConfig:
+    """The published networks, losses and schedule (Table 5), for comparison."""
+    collect = CollectConfig()
+    steps = [collect.first_steps + i * collect.steps for i in range(15)]
+    dynamics = tuple(epochs * (count // (11 * 4)) for epochs, count in zip(_PAPER_EPOCHS, steps, strict=True))
+    warmup = 50 * (collect.first_steps // 40)
+    codec = tuple(updates // (2 if i < 2 else 3) + (warmup if i == 0 else 0) for i, updates in enumerate(dynamics))
+    return RunConfig(
+        preset="paper",
+        rounds=15,
+        codec_updates=codec,
+        dynamics_updates=dynamics,
+        imagined_steps=tuple(minibatches * 16 * 50 for minibatches in _PAPER_MINIBATCHES),
+        codec=VQVAEConfig.published(),
+        dynamics=ConvLSTMConfig(end_head=False),
+        collect=collect,
+        fit=FitConfig.published(),
+        dream=DreamConfig(
+            num_envs=16,
+            horizon=50,
+            horizon_as="termination",
+            latent_stack=1,
+            context=1,
+            reward="sampled",
+            start_states=102_400,
+            stagger=False,
+        ),
+        ppo=PPOConfig(n_steps=50, batch_size=256),
+        evaluate=EvaluateConfig(episodes=32, final_episodes=32),
+        bf16=False,
+    )
+
+
+PRESETS = {"smoke": _smoke, "quick": _quick, "laptop": _laptop, "gpu": _gpu, "paper": _paper}
+"""What builds each preset's configuration."""
+
+
+def make_config(preset: str = "laptop", game: str = "Pong", seed: int = 0, **overrides: Any) -> RunConfig:
+    """A preset for a game, with single settings replaced.
+
+    Args:
+        preset: one of :data:`PRESETS`.
+        game: any spelling that :func:`dreamgym.real.resolve_game` takes.
+        seed: of the run.
+        overrides: fields of :class:`RunConfig`.
+
+    Raises:
+        ConfigError: no such preset or field.
+        UnknownGameError: no such game.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
+    try:
+        return replace(PRESETS[preset](), game=resolve_game(game), seed=seed, **overrides)
+    except TypeError as error:
+        raise ConfigError(f"No such setting of a run: {error}") from error

@@ -1,0 +1,455 @@
+"""Fitting a world model to real experience (Robine et al. 2023, Sect. 3.3.2), with each departure a named switch."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dreamgym.errors import ConfigError, InvalidInputError
+from dreamgym.models.dynamics import Prediction
+from dreamgym.models.layers import MapLayerNorm
+from dreamgym.models.losses import (
+    end_cross_entropy,
+    latent_cross_entropy,
+    masked_mean,
+    reward_cross_entropy,
+)
+from dreamgym.replay import Replay, Windows
+from dreamgym.world_model import WorldModel
+
+Report = dict[str, float]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a world model is fitted. The defaults are the default recipe; ``published()`` is the paper's.
+
+    Attributes:
+        codec_batch_size: frames in a codec update.
+        codec_learning_rate: of Adam, at the start of a round.
+        codec_warmup_learning_rate: the same in the first round, when the codec starts from nothing.
+        unquantized_updates: first codec updates of a run without quantisation.
+        dynamics_batch_size: windows in a dynamics update.
+        sequence_length: steps in a window.
+        dynamics_learning_rate: of AdamW, at the start of a round.
+        reward_learning_rate: of the reward head.
+        final_rate: learning rates fall along a half cosine to this share of their start within a round; 1 is constant.
+        weight_decay: of the dynamics' convolution and linear weights.
+        gradient_clip: largest norm of the dynamics' gradient; 0 does not clip.
+        context_steps: true latents at a window's start, after which the model's own samples are its input;
+            0 uses the true ones throughout.
+        reward_weight: of the reward's cross-entropy, relative to the latent's summed over its cells.
+        end_weight: of the end's cross-entropy, likewise.
+        life_loss_ends: whether a lost life counts as an end.
+        windows: how windows are drawn: "uniform", "balanced" (softmax(-visits / tau)) or "epoch" (each once).
+        balance_tau: tau of balanced sampling.
+        event_priority: how much more often windows with a reward or an end are drawn, with weights that correct it.
+        interleaved: fit codec and dynamics alternately, encoding each batch anew, as the paper does; False fits the
+            codec first and then the dynamics on latents encoded once.
+        bf16: matrix products of training in bfloat16.
+    """
+
+    codec_batch_size: int = 64
+    codec_learning_rate: float = 5e-4
+    codec_warmup_learning_rate: float = 1e-3
+    unquantized_updates: int = 100
+    dynamics_batch_size: int = 64
+    sequence_length: int = 16
+    dynamics_learning_rate: float = 1e-3
+    reward_learning_rate: float = 1e-3
+    final_rate: float = 0.25
+    weight_decay: float = 0.02
+    gradient_clip: float = 100.0
+    context_steps: int = 0
+    reward_weight: float = 1.0
+    end_weight: float = 1.0
+    life_loss_ends: bool = True
+    windows: str = "uniform"
+    balance_tau: float = 20.0
+    event_priority: float = 4.0
+    interleaved: bool = False
+    bf16: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.windows not in ("uniform", "balanced", "epoch"):
+            raise ConfigError(f"windows: expected 'uniform', 'balanced' or 'epoch', got {self.windows!r}.")
+        if min(self.codec_batch_size, self.dynamics_batch_size, self.sequence_length) < 1:
+            raise ConfigError("codec_batch_size, dynamics_batch_size and sequence_length: expected at least 1.")
+        if self.event_priority < 1 or not 0 < self.final_rate <= 1:
+            raise ConfigError("event_priority: expected at least 1; final_rate: expected above 0 and at most 1.")
+
+    @classmethod
+    def published(cls) -> "FitConfig":
+        """The paper's optimisation (Table 5), with its mask and its encoding mode put right."""
+        return cls(
+            codec_batch_size=40,
+            codec_learning_rate=1e-4,
+            codec_warmup_learning_rate=1e-3,
+            unquantized_updates=0,
+            dynamics_batch_size=4,
+            sequence_length=11,
+            dynamics_learning_rate=5e-4,
+            reward_learning_rate=1e-3,
+            final_rate=1.0,
+            weight_decay=0.0,
+            gradient_clip=0.0,
+            context_steps=4,
+            reward_weight=1e-6,
+            end_weight=0.0,
+            life_loss_ends=False,
+            windows="epoch",
+            event_priority=1.0,
+            interleaved=True,
+            bf16=False,
+        )
+
+
+class Fitter:
+    """Owns the optimisers of a world model from round to round.
+
+    Args:
+        world_model: fitted in place.
+        config: how.
+    """
+
+    def __init__(self, world_model: WorldModel, config: FitConfig) -> None:
+        """Build the optimisers."""
+        self.world_model = world_model
+        self.config = config
+        self.codec_optimizer = torch.optim.Adam(
+            world_model.codec.parameters(), lr=config.codec_learning_rate, fused=True
+        )
+        self.dynamics_optimizer = torch.optim.AdamW(_dynamics_groups(world_model.dynamics, config), fused=True)
+        self.codec_updates = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser states and counters; the weights are the world model's own."""
+        return {
+            "codec_optimizer": self.codec_optimizer.state_dict(),
+            "dynamics_optimizer": self.dynamics_optimizer.state_dict(),
+            "codec_updates": self.codec_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`state_dict` gave."""
+        self.codec_optimizer.load_state_dict(state["codec_optimizer"])
+        self.dynamics_optimizer.load_state_dict(state["dynamics_optimizer"])
+        self.codec_updates = state["codec_updates"]
+
+    def fit(
+        self,
+        replay: Replay,
+        codec_updates: int,
+        dynamics_updates: int,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+        *,
+        progress: bool = True,
+    ) -> Report:
+        """Fit codec and dynamics to the experience so far.
+
+        Args:
+            replay: real experience.
+            codec_updates: number of codec updates.
+            dynamics_updates: number of dynamics updates.
+            rng: draws frames and windows.
+            generator: draws sampled latents and re-seeded codes; on the CPU.
+            progress: show a progress bar.
+
+        Returns:
+            Losses and accuracies, means over the last tenth of the updates.
+
+        Raises:
+            InvalidInputError: the replay holds fewer steps than a window needs.
+        """
+        if len(replay) <= self.config.sequence_length:
+            raise InvalidInputError(
+                f"replay: expected more than sequence_length={self.config.sequence_length} steps, got {len(replay)}."
+            )
+        if self.codec_updates == 0:
+            self.world_model.codec.prepare(torch.as_tensor(replay.background(), device=self.world_model.device))
+        if self.config.interleaved:
+            return self._fit_interleaved(replay, codec_updates, dynamics_updates, rng, generator, progress)
+        report = self.fit_codec(replay, codec_updates, rng, generator, progress=progress)
+        latents = encode_replay(self.world_model, replay)
+        return report | self.fit_dynamics(replay, latents, dynamics_updates, rng, generator, progress=progress)
+
+    def fit_codec(
+        self,
+        replay: Replay,
+        updates: int,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+        *,
+        progress: bool = True,
+    ) -> Report:
+        """Fit the codec alone; the first updates of a run are not quantised, then the codebook is seeded."""
+        tracker = _Tracker(updates)
+        start = self.config.codec_warmup_learning_rate if self.codec_updates == 0 else self.config.codec_learning_rate
+        for update in _bar(updates, "codec", progress):
+            _set_rate(self.codec_optimizer, start, update / updates, self.config.final_rate)
+            tracker.add(update, self._codec_update(replay, rng, generator))
+        return tracker.report("codec/")
+
+    def fit_dynamics(
+        self,
+        replay: Replay,
+        latents: npt.NDArray[np.uint8],
+        updates: int,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+        *,
+        progress: bool = True,
+    ) -> Report:
+        """Fit the dynamics alone, on latents (steps, height, width) uint8 of the whole replay."""
+        tracker = _Tracker(updates)
+        table = torch.as_tensor(latents)
+        device = self.world_model.device
+        draw = self._window_source(replay, rng)
+        for update in _bar(updates, "dynamics", progress):
+            _set_rate(self.dynamics_optimizer, 1.0, update / updates, self.config.final_rate)
+            windows = draw()
+            batch = table[torch.as_tensor(windows.indices)].to(device, non_blocking=True).long()
+            tracker.add(update, self._dynamics_update(replay, windows, batch, generator))
+        return tracker.report("dynamics/")
+
+    def _fit_interleaved(
+        self,
+        replay: Replay,
+        codec_updates: int,
+        dynamics_updates: int,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+        progress: bool,
+    ) -> Report:
+        """The paper's order: codec updates spread evenly among dynamics updates, those in excess as a warm-up before."""
+        warmup = max(0, codec_updates - dynamics_updates // 2)
+        warm = self.fit_codec(replay, warmup, rng, generator, progress=progress) if warmup else {}
+        _set_rate(self.codec_optimizer, self.config.codec_learning_rate, 0.0, 1.0)
+        every = max(1, round(dynamics_updates / max(1, codec_updates - warmup)))
+        codec, dynamics = _Tracker(codec_updates - warmup), _Tracker(dynamics_updates)
+        draw, done = self._window_source(replay, rng), 0
+        for update in _bar(dynamics_updates, "world model", progress):
+            if update % every == 0 and done < codec_updates - warmup:
+                codec.add(done, self._codec_update(replay, rng, generator))
+                done += 1
+            windows = draw()
+            frames = replay.frames_at(windows.indices.ravel(), self.world_model.frame_stack)
+            latents = self.world_model.encode(frames).unflatten(0, windows.indices.shape)
+            dynamics.add(update, self._dynamics_update(replay, windows, latents, generator))
+        return warm | codec.report("codec/") | dynamics.report("dynamics/")
+
+    def _codec_update(self, replay: Replay, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        config, codec, device = self.config, self.world_model.codec, self.world_model.device
+        indices = rng.integers(len(replay), size=config.codec_batch_size)
+        frames = torch.as_tensor(replay.frames_at(indices, self.world_model.frame_stack)).to(device)
+        before = None
+        if self.world_model.config.codec.motion_weight:
+            earlier = np.where(replay.first_at(indices) | (indices == 0), indices, indices - 1)
+            before = torch.as_tensor(replay.frames_at(earlier, self.world_model.frame_stack)).to(device)
+        quantized = self.codec_updates >= config.unquantized_updates
+        if quantized and config.unquantized_updates and self.codec_updates == config.unquantized_updates:
+            codec.eval()
+            with torch.no_grad():
+                codec.seed_codebook(frames, generator)
+        codec.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            loss, metrics = codec.loss(frames, before, quantized=quantized)
+        self.codec_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.codec_optimizer.step()
+        codec.update(metrics, generator)
+        codec.eval()
+        self.codec_updates += 1
+        return {name: value for name, value in metrics.items() if value.dim() == 0}
+
+    def _dynamics_update(
+        self, replay: Replay, windows: Windows, latents: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        device, config = self.world_model.device, self.config
+        self.world_model.dynamics.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            loss, metrics = dynamics_loss(self.world_model, replay, windows, latents, config, generator)
+        self.dynamics_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.gradient_clip:
+            nn.utils.clip_grad_norm_(self.world_model.dynamics.parameters(), config.gradient_clip)
+        self.dynamics_optimizer.step()
+        self.world_model.dynamics.eval()
+        return metrics
+
+    def _window_source(self, replay: Replay, rng: np.random.Generator) -> Callable[[], Windows]:
+        """A function that draws the next batch of windows, one step longer than a sequence for the last targets."""
+        config = self.config
+        length = config.sequence_length + 1
+        if config.windows == "epoch":
+            batches = _epochs(replay, config.dynamics_batch_size, length, rng)
+            return lambda: next(batches)
+        prioritised = config.event_priority > 1
+        if prioritised:
+            replay.prioritise_events(length - 1, config.event_priority)
+        return lambda: replay.sample_windows(
+            config.dynamics_batch_size,
+            length,
+            rng,
+            weights=config.windows,
+            tau=config.balance_tau,
+            prioritised=prioritised,
+        )
+
+
+def dynamics_loss(
+    world_model: WorldModel,
+    replay: Replay,
+    windows: Windows,
+    latents: Tensor,
+    config: FitConfig,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Negative log-likelihood of a batch of windows under the dynamics (Robine et al. 2023, Eq. 13-16).
+
+    Args:
+        world_model: whose dynamics.
+        replay: where rewards, actions and ends are read.
+        windows: (batch, time + 1) records; the last one only gives the last target.
+        latents: (batch, time + 1, height, width) int64, their latents, on the model's device.
+        config: weights and the number of context steps.
+        generator: draws the model's own latents after the context, on the CPU.
+
+    Returns:
+        (scalar, metrics as detached scalars).
+    """
+    device = world_model.device
+    inputs = windows.indices[:, :-1]
+    mask = torch.as_tensor(windows.mask, device=device)
+    valid, next_valid = mask[:, :-1], mask[:, 1:]
+    weights = torch.as_tensor(windows.weights, device=device, dtype=torch.float32)
+    actions = torch.as_tensor(replay.actions_at(inputs), device=device)
+    rewards = torch.as_tensor(replay.rewards_at(inputs), device=device, dtype=torch.float32)
+    ended = replay.terminated_at(inputs)
+    if config.life_loss_ends:
+        ended = ended | replay.life_lost_at(inputs)
+    ends = torch.as_tensor(ended, device=device)
+    prediction = _roll(world_model, latents[:, :-1], actions, rewards, ends, config.context_steps, generator)
+    targets = latents[:, 1:]
+    latent = masked_mean(latent_cross_entropy(prediction.latent_logits, targets), next_valid, weights)
+    reward = masked_mean(reward_cross_entropy(prediction.reward_logits, rewards), valid, weights)
+    loss = latent + config.reward_weight * reward
+    metrics = {"latent": latent.detach(), "reward": reward.detach()}
+    if world_model.config.dynamics.end_head:
+        end = masked_mean(end_cross_entropy(prediction.end_logit, ends), valid, weights)
+        loss = loss + config.end_weight * end
+        metrics["end"] = end.detach()
+    hits = (prediction.latent_logits.detach().argmax(dim=2) == targets).float().mean(dim=(2, 3))
+    metrics["accuracy"] = masked_mean(hits, next_valid)
+    return loss, metrics
+
+
+def _roll(
+    world_model: WorldModel,
+    latents: Tensor,
+    actions: Tensor,
+    rewards: Tensor,
+    ends: Tensor,
+    context_steps: int,
+    generator: torch.Generator | None,
+) -> Prediction:
+    """Predictions of a window: teacher-forced, or on the model's own samples after ``context_steps``."""
+    batch, time = latents.shape[:2]
+    dynamics, codec = world_model.dynamics, world_model.codec
+    forced = time if context_steps == 0 else min(context_steps, time)
+    features = codec.embed(latents[:, :forced].flatten(0, 1)).unflatten(0, (batch, forced))
+    state = dynamics.initial_state(batch, world_model.device)
+    prediction, state = dynamics.sequence(features, actions[:, :forced], state, rewards[:, :forced], ends[:, :forced])
+    parts = [prediction]
+    for step in range(forced, time):
+        with torch.no_grad():
+            last = Prediction(*(tensor[:, -1].cpu() for tensor in parts[-1]))
+            sampled = last.sample_latent(generator).to(world_model.device)
+        prediction, state = dynamics.step(codec.embed(sampled), actions[:, step], state)
+        parts.append(Prediction(*(tensor[:, None] for tensor in prediction)))
+    return Prediction(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
+
+
+def encode_replay(world_model: WorldModel, replay: Replay, chunk: int = 512) -> npt.NDArray[np.uint8]:
+    """Encode every record once.
+
+    Args:
+        world_model: whose codec.
+        replay: n records.
+        chunk: frames encoded at once.
+
+    Returns:
+        (n, height, width) uint8, aligned with the replay's indices.
+    """
+    parts = [
+        world_model.encode(replay.frames_at(np.arange(start, min(start + chunk, len(replay))), world_model.frame_stack))
+        .to(torch.uint8)
+        .cpu()
+        .numpy()
+        for start in range(0, len(replay), chunk)
+    ]
+    return np.concatenate(parts)
+
+
+def _epochs(replay: Replay, batch_size: int, length: int, rng: np.random.Generator) -> Iterator[Windows]:
+    """Windows that tile the replay, each once an epoch in random order, with a random offset (Sect. 3.3.2)."""
+    stride = length - 1
+    while True:
+        offset = int(rng.integers(min(stride, len(replay) - stride)))
+        starts = rng.permutation(np.arange(offset, len(replay) - stride, stride))
+        for i in range(0, len(starts), batch_size):
+            yield replay.windows_from(starts[i : i + batch_size], length)
+
+
+def _dynamics_groups(dynamics: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
+    """Parameter groups: weights of products decay, norms and biases do not; the reward head has its own rate."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for module_name, module in dynamics.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            decays = name == "weight" and not isinstance(module, MapLayerNorm)
+            groups.setdefault((module_name.startswith("reward_head"), decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.reward_learning_rate if is_reward else config.dynamics_learning_rate,
+            "initial_lr": config.reward_learning_rate if is_reward else config.dynamics_learning_rate,
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (is_reward, decays), parameters in groups.items()
+    ]
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, start: float, done: float, final: float) -> None:
+    """Half cosine from ``start`` (times the group's own rate, where it has one) to ``final`` of it."""
+    factor = start * (final + (1 - final) * (1 + math.cos(math.pi * done)) / 2)
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group.get("initial_lr", 1.0)
+
+
+def _bar(updates: int, name: str, progress: bool) -> "tqdm[int]":
+    return tqdm(range(updates), desc=name, unit="update", leave=False, disable=None if progress else True)
+
+
+class _Tracker:
+    """Means of metrics over the last tenth of the updates, without a device sync before the end."""
+
+    def __init__(self, updates: int) -> None:
+        self._from = updates - max(1, updates // 10)
+        self._kept: list[dict[str, Tensor]] = []
+
+    def add(self, update: int, metrics: dict[str, Tensor]) -> None:
+        if update >= self._from:
+            self._kept.append(metrics)
+
+    def report(self, prefix: str) -> Report:
+        if not self._kept:
+            return {}
+        return {prefix + name: float(torch.stack([m[name] for m in self._kept]).mean()) for name in self._kept[0]}

@@ -1,0 +1,225 @@
+"""A run's folder: its configuration, log, replay, checkpoints, and where it stands."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from dreamgym.checkpoint import write_atomic
+from dreamgym.config import RunConfig
+from dreamgym.errors import CheckpointError, ConfigError, ReplayError
+from dreamgym.replay import Replay
+
+PHASES = ("collect", "fit", "train", "evaluate")
+_log = logging.getLogger("dreamgym")
+
+
+@dataclass
+class Progress:
+    """Where a run stands, written after every phase.
+
+    Attributes:
+        round: the round to go on with, counted from 0.
+        phase: the phase to go on with, one of :data:`PHASES`.
+        imagined_steps: steps dreamt so far.
+        seconds: wall time of the finished phases.
+    """
+
+    round: int = 0
+    phase: str = "collect"
+    imagined_steps: int = 0
+    seconds: float = 0.0
+
+    def advance(self) -> None:
+        """To the next phase, or to the next round."""
+        following = PHASES.index(self.phase) + 1
+        self.phase = PHASES[following % len(PHASES)]
+        self.round += following == len(PHASES)
+
+
+class RunFolder:
+    """Paths and files of one run. Every file is written beside its place and renamed.
+
+    Args:
+        path: the folder; made when something is written.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Name the places."""
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.log_file = self.path / "log.jsonl"
+        self.progress_file = self.path / "progress.json"
+        self.replay = self.path / "replay"
+        self.held_out = self.path / "held_out"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+
+    def begin(self, config: RunConfig, resume: bool) -> Progress:
+        """Open a new run, or one to go on with.
+
+        Args:
+            config: the run's.
+            resume: go on with the run that is there.
+
+        Returns:
+            Where it stands.
+
+        Raises:
+            ConfigError: the folder holds a run and ``resume`` is False, or that run has another configuration.
+        """
+        if self.config_file.is_file():
+            if not resume:
+                raise ConfigError(
+                    f"{self.path} holds a run already. Go on with it: add --resume. Start afresh: choose another --out."
+                )
+            different = _differences(self.config().to_json(), config.to_json())
+            if different:
+                listed = "\n".join(f"  - {line}" for line in different)
+                raise ConfigError(
+                    f"{self.path}: --resume with other settings than the run's (run's / asked):\n{listed}"
+                )
+            return self.progress()
+        if resume:
+            _log.info("%s holds no run yet: starting one.", self.path)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        _write_json(self.config_file, config.to_json())
+        return Progress()
+
+    def config(self) -> RunConfig:
+        """The run's configuration.
+
+        Raises:
+            ConfigError: there is none, or it cannot be read.
+        """
+        try:
+            return RunConfig.from_json(json.loads(self.config_file.read_text()))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.path} is no run: {self.config_file.name}: {error}") from error
+
+    def progress(self) -> Progress:
+        """Where the run stands; at its start if no phase was finished.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        if not self.progress_file.is_file():
+            return Progress()
+        try:
+            return Progress(**json.loads(self.progress_file.read_text()))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.progress_file} is damaged: {error}. Restore it or start the run anew."
+            ) from error
+
+    def finish_phase(self, progress: Progress, record: dict[str, Any] | None = None) -> None:
+        """Log a phase's record, then move on: the rename of the progress file is the instant at which the phase counts."""
+        entries = [e for e in self.log() if (e["round"], e["phase"]) != (progress.round, progress.phase)]
+        entries.append({"round": progress.round, "phase": progress.phase, **(record or {})})
+        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+        write_atomic(self.log_file, lambda file: cast(Any, file.write_text(lines)))
+        progress.advance()
+        _write_json(self.progress_file, asdict(progress))
+        self._drop_old_checkpoints(progress.round)
+
+    def log(self) -> list[dict[str, Any]]:
+        """One record a finished phase, oldest first."""
+        if not self.log_file.is_file():
+            return []
+        return [json.loads(line) for line in self.log_file.read_text().splitlines()]
+
+    def load_replay(self, capacity: int) -> Replay:
+        """The experience so far, or an empty buffer."""
+        return _replay(self.replay, capacity)
+
+    def load_held_out(self, capacity: int) -> Replay:
+        """The real episodes kept for measuring, or an empty buffer."""
+        return _replay(self.held_out, capacity)
+
+    def save_model(self, round_index: int, state: dict[str, Any]) -> None:
+        """Write the world model, its optimisers and the replay's visits after the fit of a round."""
+        write_atomic(self._model_file(round_index), lambda file: torch.save(state, file))
+
+    def load_model(self, round_index: int) -> dict[str, Any]:
+        """Read what :meth:`save_model` wrote.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        return self._load(self._model_file(round_index))
+
+    def save_policy(self, round_index: int, parameters: dict[str, Any]) -> None:
+        """Write the agent's tensors after the training of a round."""
+        write_atomic(self._policy_file(round_index), lambda file: torch.save(parameters, file))
+
+    def load_policy(self, round_index: int) -> dict[str, Any]:
+        """Read what :meth:`save_policy` wrote.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        return self._load(self._policy_file(round_index))
+
+    def _model_file(self, round_index: int) -> Path:
+        return self.checkpoints / f"model-{round_index:03d}.pt"
+
+    def _policy_file(self, round_index: int) -> Path:
+        return self.checkpoints / f"policy-{round_index:03d}.pt"
+
+    def _load(self, file: Path) -> dict[str, Any]:
+        try:
+            return torch.load(file, "cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{file} is missing or damaged: {error}. Restore it or start the run anew."
+            ) from error
+
+    def _drop_old_checkpoints(self, round_index: int) -> None:
+        """Keep those of this round and the one before: earlier ones are no longer read."""
+        for kind in (self._model_file, self._policy_file):
+            for old in range(round_index - 1):
+                kind(old).unlink(missing_ok=True)
+
+
+def _replay(folder: Path, capacity: int) -> Replay:
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return Replay(capacity)
+    try:
+        return Replay.load(folder, capacity)
+    except ReplayError as error:
+        raise ReplayError(f"{error} The run cannot go on without its experience: restore the folder.") from error
+
+
+def _write_json(path: Path, values: Any) -> None:
+    text = json.dumps(values, indent=2) + "\n"
+    write_atomic(path, lambda file: cast(Any, file.write_text(text)))
+
+
+def _differences(left: dict[str, Any], right: dict[str, Any], prefix: str = "") -> list[str]:
+    """Fields in which two configurations differ, as ``name: left / right``."""
+    lines: list[str] = []
+    for name in sorted(set(left) | set(right)):
+        a, b = left.get(name), right.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += _differences(cast(dict[str, Any], a), cast(dict[str, Any], b), f"{prefix}{name}.")
+        elif json.dumps(a) != json.dumps(b):
+            lines.append(f"{prefix}{name}: {a!r} / {b!r}")
+    return lines
+
+
+def derive_seed(seed: int, *names: str | int) -> int:
+    """A seed for one named stream of a run: the same names always give the same one.
+
+    Args:
+        seed: the run's.
+        names: what the stream is for, words and numbers.
+
+    Returns:
+        An integer in [0, 2^31).
+    """
+    words = [seed] + [n if isinstance(n, int) else int.from_bytes(n.encode(), "little") for n in names]
+    return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
