@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import AtariPreprocessing, StickyAction
@@ -28,6 +29,8 @@ from gymnasium.wrappers import AtariPreprocessing, StickyAction
 from dreamgym.errors import InvalidActionError, InvalidInputError, UnknownGameError
 
 gym.register_envs(ale_py)
+# What AtariEnv does too, but after the first emulator has printed its banner.
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
 Frames = npt.NDArray[np.uint8]
 Info = dict[str, Any]
@@ -214,7 +217,7 @@ def _make_single(name: str, settings: _Preprocessing, render_mode: str | None) -
     return ImageGame(StickyAction(env, settings.sticky_actions) if settings.sticky_actions > 0 else env, settings)
 
 
-class ImageGame(gym.Wrapper[Frames, Any, Any, Any]):
+class ImageGame(gym.Wrapper[Frames, Any, Any, Any], RecordConstructorArgs):
     """An image environment in grey, resized and stacked frames, with lives and a step limit; see `make_game_env`."""
 
     def __init__(self, env: gym.Env[Any, Any], settings: _Preprocessing) -> None:
@@ -223,7 +226,8 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any]):
         Raises:
             InvalidInputError: its observations are something else.
         """
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self, settings=settings)
+        gym.Wrapper.__init__(self, env)
         space = env.observation_space
         shape = space.shape or ()
         if space.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
@@ -297,8 +301,6 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
 
     def __init__(self, rom: str, num_envs: int, settings: _Preprocessing) -> None:
         """Start `num_envs` emulators of one ROM (snake_case name)."""
-        # AtariVectorEnv leaves the emulator's banner on; AtariEnv turns it off.
-        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self._games = _OwnMetadata(
             rom,
             num_envs,
@@ -374,7 +376,7 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
         self._frames[:, -1] = screens[:, 0]
         self._ages += 1
         lives = info["lives"].astype(np.int64)
-        life_lost, self._lives = lives < self._lives, lives
+        life_lost, self._lives = lives < self._lives, lives.copy()
         terminated = terminated.astype(np.bool_)
         truncated = (self._ages >= self._max_episode_steps) & ~terminated
         ended = terminated | truncated

@@ -108,14 +108,16 @@ class Replay:
 
     @property
     def visits(self) -> Indices:
-        """How often each record was drawn as a window's start: int64 (len,), a copy."""
+        """How often each record was drawn as a window's start: int64 (len,), a copy; set it to go back to a checkpoint."""
         return self._starts.visits[self._slots(np.arange(self._size))]
 
     @visits.setter
     def visits(self, counts: npt.ArrayLike) -> None:
         counts = np.asarray(counts)
         if counts.shape != (self._size,) or counts.dtype.kind not in "iu" or (counts < 0).any():
-            raise InvalidInputError(f"visits: expected {self._size} counts of at least 0, got {counts.dtype} {counts.shape}.")
+            raise InvalidInputError(
+                f"visits: expected {self._size} counts of at least 0, got {counts.dtype} {counts.shape}."
+            )
         self._starts.set_visits(self._slots(np.arange(self._size)), counts.astype(np.int64))
 
     def append(

@@ -38,9 +38,9 @@ class StartWeights:
             self._outdated.append(slot)
 
     def set_visits(self, slots: Indices, counts: Indices) -> None:
-        """Set the visits of some slots; the next draws rebuild their trees."""
+        """Set the visits of some slots; O(slots log capacity)."""
         self.visits[slots] = counts
-        self._trees = {}
+        self._update(slots)
 
     def set_factors(self, slots: Indices, factors: npt.NDArray[np.float64] | float) -> None:
         """Set the priority factors of some slots; O(slots log capacity) plus one pass over the factors."""
@@ -96,16 +96,16 @@ class StartWeights:
     def _balanced_total(self, ranges: Ranges, tau: float) -> float:
         if tau != self._tau:
             self._tau = tau
-            self._rebase(ranges)
+            self._rebase(0.0)
         total = self._tree(True, False).total(ranges)
         if total < _SMALLEST_TOTAL:
-            self._rebase(ranges)
+            # softmax is unchanged by a shift of its argument: measure from the least visited record.
+            self._rebase(float(min(self.visits[start:stop].min() for start, stop in ranges)))
             total = self._tree(True, False).total(ranges)
         return total
 
-    def _rebase(self, ranges: Ranges) -> None:
-        # softmax is unchanged by a shift of its argument: measure from the least visited record.
-        self._reference = float(min(self.visits[start:stop].min() for start, stop in ranges))
+    def _rebase(self, reference: float) -> None:
+        self._reference = reference
         self._trees = {kind: tree for kind, tree in self._trees.items() if not kind[0]}
 
     def _tree(self, balanced: bool, prioritised: bool) -> SumTree:
