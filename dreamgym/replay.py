@@ -108,7 +108,7 @@ class Replay:
 
     @property
     def visits(self) -> Indices:
-        """How often each record was drawn as a window's start: int64 (len,), a copy; set it to go back to a checkpoint."""
+        """How often each record was drawn as a window's start: int64 (len,), a copy; may be set, as when resuming."""
         return self._starts.visits[self._slots(np.arange(self._size))]
 
     @visits.setter
