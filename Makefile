@@ -45,7 +45,7 @@ lint: venv
 # A whole run at the smallest size: the tests and the notebook read it, and it counts towards coverage.
 smoke: venv
 	rm -rf $(SMOKE) .coverage .coverage.*
-	OMP_NUM_THREADS=2 $(BIN)/coverage run -m dreamgym train --game Pong --preset smoke --seed 0 --device cpu --out $(SMOKE)
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m dreamgym train --game Pong --preset smoke --seed 0 --device cpu --out $(SMOKE)
 
 test: lint smoke
 	$(TEST_ENV) $(BIN)/pytest -n $(TEST_JOBS) --nbmake --cov --cov-append --cov-report=term --cov-fail-under=90 tests notebooks

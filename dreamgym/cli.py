@@ -1,0 +1,162 @@
+"""The command line: finds the command, turns its errors into one message and an exit status.
+
+Importing it is quick: what needs torch is imported by the command that needs it.
+"""
+
+import argparse
+import difflib
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import tyro
+
+from dreamgym import __version__
+from dreamgym.commands import compare, evaluate, info, play
+from dreamgym.errors import ConfigError, DreamgymError
+
+if TYPE_CHECKING:
+    from dreamgym.config import RunConfig
+
+USER_ERROR = 2
+"""Exit status after an error of the user's, the same as for an option that does not exist."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C where there is something to say about going on."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: those after the program's name; None takes them from the command line.
+
+    Returns:
+        The exit status: 0, 2 after an error of the user's, 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_usage(), file=sys.stdout if given else sys.stderr)
+        return 0 if given else USER_ERROR
+    if given[0] == "--version":
+        print(f"dreamgym {__version__}")
+        return 0
+    name, *rest = given
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        print(f"dreamgym: there is no command {name!r}{f'; did you mean {near[0]}?' if near else '.'}", file=sys.stderr)
+        print(f"\n{_usage()}", file=sys.stderr)
+        return USER_ERROR
+    try:
+        COMMANDS[name].run(rest)
+    except DreamgymError as error:
+        print(f"dreamgym {name}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt as interrupt:
+        print(f"\nInterrupted. {interrupt}".rstrip(), file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _usage() -> str:
+    return "\n".join(
+        [
+            "usage: dreamgym COMMAND ...",
+            "",
+            "A learned simulator that you can gym.make: train one, measure it, look at it, play in it.",
+            "",
+            *(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()),
+            "",
+            "dreamgym COMMAND --help lists what a command takes. RUN_OR_ID is a run folder, a dream.safetensors",
+            "file, or an id such as Dream-Pong-v0: the newest finished run of that game below $DREAMGYM_HOME",
+            "(./runs by default).",
+        ]
+    )
+
+
+def _parse(command: Callable[..., None], arguments: Sequence[str]) -> None:
+    """Call a command with what the arguments say."""
+    tyro.cli(command, prog=f"dreamgym {command.__name__}", args=arguments)
+
+
+def _run_train(arguments: Sequence[str]) -> None:
+    from dreamgym.config import RunConfig
+    from dreamgym.loop import train as run
+    from dreamgym.real import resolve_game
+    from dreamgym.run_folder import RunFolder
+
+    default = _starting_config(arguments)
+
+    def train(
+        out: Path,
+        config: Annotated[RunConfig, tyro.conf.arg(name="")] = default,
+        resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+        device: str = "auto",
+    ) -> None:
+        """Collect, fit, train in the dream and evaluate, round by round, into a run folder.
+
+        Presets: smoke (a minute, for tests), quick (minutes), laptop (a sitting on two cores), gpu (the paper's network
+        sizes), paper (the published networks and schedule). The defaults below are those of the preset that is named on
+        the command line, or of the run that is resumed.
+
+        Args:
+            out: the run folder; it must not hold a run yet, unless that is to be resumed.
+            config: settings of the run.
+            resume: go on with the run in the folder after the last phase that it finished.
+            device: auto, cpu, cuda or cuda:<index>.
+        """
+        if resume and RunFolder(out).progress().round >= config.rounds:
+            print(f"{out} is finished; its results once more:")
+        try:
+            run(replace(config, game=resolve_game(config.game)), out, resume=resume, device=device)
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(f"Go on with: dreamgym train --out {shlex.quote(str(out))} --resume") from interrupt
+
+    _parse(train, arguments)
+
+
+def _starting_config(arguments: Sequence[str]) -> "RunConfig":
+    """What the other options of ``train`` replace parts of: the resumed run's settings, or the preset's."""
+    from dreamgym.config import make_config
+    from dreamgym.run_folder import RunFolder
+
+    parser = argparse.ArgumentParser(prog="dreamgym train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    known, _ = parser.parse_known_args(arguments)
+    if known.resume and known.out is not None and RunFolder(known.out).config_file.is_file():
+        config = RunFolder(known.out).config()
+        if known.preset not in (None, config.preset):
+            raise ConfigError(
+                f"preset: the run in {known.out} was begun with {config.preset!r}, which cannot be resumed as "
+                f"{known.preset!r}. Leave --preset out, or choose another folder."
+            )
+        return config
+    return make_config(known.preset or "laptop")
+
+
+class Command(NamedTuple):
+    """What ``dreamgym --help`` says of a command, and what runs it with its arguments."""
+
+    summary: str
+    run: Callable[[Sequence[str]], None]
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command("collect, fit, train in the dream, evaluate: round by round, resumable", _run_train),
+    "evaluate": Command(
+        "score in the real game, return in the dream, fidelity of the dream", partial(_parse, evaluate)
+    ),
+    "compare": Command("a video of imagined beside real: the same start, the same actions", partial(_parse, compare)),
+    "play": Command("play inside the dream with the keyboard", partial(_parse, play)),
+    "info": Command("parameters, data and score of a dream, or parameters of a preset", partial(_parse, info)),
+}

@@ -1,0 +1,369 @@
+"""What the command line's commands do, training aside: evaluate, compare, play, info.
+
+Their signatures and docstrings are their ``--help``. What needs torch is imported by the command that needs it.
+"""
+
+import importlib.util
+import json as jsonlib
+import math
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
+
+import tyro
+
+from dreamgym.errors import ConfigError, InvalidInputError, MissingWeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dreamgym.checkpoint import Dream
+    from dreamgym.config import RunConfig
+    from dreamgym.replay import Replay
+
+Flag = tyro.conf.FlagCreatePairsOff
+RunOrId = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_ID")]
+
+RECORDED_EPISODES = 2
+"""How many of the real episodes that ``evaluate`` plays are kept to measure the dream's fidelity on."""
+
+LONGEST_RECORD = 27_000 * RECORDED_EPISODES
+"""Most real steps kept of them: 27,000 is the longest episode."""
+
+RANDOM_PLAY = 1_000
+"""Real steps that ``compare`` plays where a dream comes without real experience."""
+
+
+def evaluate(
+    run: RunOrId,
+    episodes: int = 32,
+    seed: int = 0,
+    dream_episodes: int = 64,
+    num_envs: int = 8,
+    deterministic: Annotated[bool, Flag] = False,
+    json: Annotated[bool, Flag] = False,
+    device: str = "auto",
+) -> None:
+    """Score a run's agent in the real game and in its dream, and measure how faithful the dream is.
+
+    Args:
+        run: a run folder, or the id of a dream of which there is one.
+        episodes: complete real episodes to count.
+        seed: of the games, of the dreams and of the agent's sampling.
+        dream_episodes: dreams to count.
+        num_envs: real games played side by side.
+        deterministic: take the agent's most likely action instead of sampling.
+        json: print JSON: real, dream, fidelity.
+        device: auto, cpu, cuda or cuda:<index>.
+    """
+    from dreamgym.agent import observation_kind
+    from dreamgym.envs import DreamVectorEnv
+    from dreamgym.evaluate import evaluate_dream, evaluate_real
+    from dreamgym.fidelity import fidelity
+    from dreamgym.real_env import make_real_env
+
+    for name, value in (("episodes", episodes), ("dream_episodes", dream_episodes), ("num_envs", num_envs)):
+        if value < 1:
+            raise InvalidInputError(f"{name}: expected at least 1, got {value}.")
+    opened = _open(run, device, quiet=json)
+    config, agent = opened.agent()
+    place, kind = str(opened.device), observation_kind(config.algo)
+    record = _empty_replay(opened.dream, LONGEST_RECORD)
+    games = make_real_env(
+        opened.dream, min(num_envs, episodes), device=place, observation=kind, **asdict(config.game_options)
+    )
+    real = evaluate_real(
+        agent,
+        games,
+        episodes,
+        seed,
+        deterministic=deterministic,
+        record=record,
+        record_episodes=min(RECORDED_EPISODES, episodes),
+        progress=sys.stderr.isatty(),
+    )
+    games.close()
+    dreams = DreamVectorEnv(
+        min(64, dream_episodes),
+        checkpoint=opened.dream,
+        device=place,
+        observation=kind,
+        reward=config.dream.reward,
+        temperature=config.dream.temperature,
+        horizon_as=config.dream.horizon_as,
+    )
+    dream = evaluate_dream(agent, dreams, dream_episodes, seed, deterministic=deterministic)
+    measured = fidelity(
+        opened.dream.world_model,
+        record,
+        context=config.dream.context,
+        horizon=config.dream.horizon,
+        life_loss_ends=config.fit.life_loss_ends,
+        seed=seed,
+    )
+    if json:
+        header = {"run": str(opened.folder), "game": config.game, "algo": config.algo, "seed": seed, "device": place}
+        print(jsonlib.dumps({**header, "real": real.as_dict(), "dream": dream.as_dict(), "fidelity": measured}))
+        return
+    print(f"{config.game}, {config.algo} of {opened.folder}, seed {seed}")
+    print(f"  real score   {real.mean:9.2f}   95 % {real.low:.2f} to {real.high:.2f}, {episodes} episodes")
+    print(f"  dream return {dream.mean:9.2f}   95 % {dream.low:.2f} to {dream.high:.2f}, {dream_episodes} dreams")
+    for name, value in measured.items():
+        if isinstance(value, float):
+            print(f"  {name:<26}{value:9.3f}")
+
+
+def compare(
+    run: RunOrId,
+    out: Path,
+    steps: int = 50,
+    seed: int = 0,
+    fps: int = 8,
+    device: str = "auto",
+) -> None:
+    """Put the dream beside the real game: the same start, the same actions.
+
+    The real stretch is one that the world model was not fitted to: from the run's last evaluation, or, where there is
+    only a dream and no run, played anew with random actions.
+
+    Args:
+        run: a run folder, a dream.safetensors file, or the id of a dream.
+        out: a video (.mp4 or .gif), or a strip of frames (.png).
+        steps: length of the dream.
+        seed: of the real game, of the start and of the dream.
+        fps: frames a second of the video; the game itself runs at 15.
+        device: auto, cpu, cuda or cuda:<index>.
+    """
+    from dreamgym.video import compare_rollouts, side_by_side, strip, write_image, write_video
+
+    if out.suffix.lower() not in (".mp4", ".gif", ".png"):
+        raise InvalidInputError(f"out: expected a file ending in .mp4, .gif or .png, got {out}.")
+    opened = _open(run, device)
+    seen = compare_rollouts(opened.dream, _unseen(opened, seed), horizon=steps, seed=seed)
+    if out.suffix.lower() == ".png":
+        write_image(out, strip(seen.real, seen.dream))
+    else:
+        frames = side_by_side(seen.real, seen.dream, real_rewards=seen.real_rewards, dream_rewards=seen.dream_rewards)
+        write_video(out, frames, fps)
+    same = float((seen.real_latents == seen.dream_latents)[1:].mean())
+    print(
+        f"{out}: {len(seen.real) - 1} steps; {same:.0%} of the dreamt codes are the real ones; "
+        f"rewards add up to {seen.real_rewards.sum():+.1f} in the game and {seen.dream_rewards.sum():+.1f} in the dream"
+    )
+
+
+def _unseen(opened: "_Opened", seed: int) -> "Replay":
+    """Real experience that the world model was not fitted to."""
+    from dreamgym.evaluate import RandomPolicy, evaluate_real
+    from dreamgym.real_env import make_real_env
+    from dreamgym.run_folder import RunFolder
+
+    held_out = RunFolder(opened.folder).load_held_out(LONGEST_RECORD)
+    if len(held_out):
+        return held_out
+    replay = _empty_replay(opened.dream, RANDOM_PLAY)
+    game = make_real_env(opened.dream, 1, device=str(opened.device), max_episode_steps=RANDOM_PLAY)
+    try:
+        evaluate_real(RandomPolicy(game.single_action_space, seed), game, 1, seed, record=replay, record_episodes=1)
+    finally:
+        game.close()
+    return replay
+
+
+def play(
+    run: RunOrId,
+    horizon: int = 0,
+    fps: int = 15,
+    zoom: float = 2.0,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Play inside the dream with the keyboard: w a s d and space, as in ALE's games; close the window to stop.
+
+    Args:
+        run: a run folder, a dream.safetensors file, or the id of a dream.
+        horizon: steps after which the dream starts anew; 0 lets it go on until the game ends.
+        fps: steps a second; the game itself runs at 15.
+        zoom: size of the window; 1 is 384 by 384.
+        seed: of the dream.
+        device: auto, cpu, cuda or cuda:<index>.
+    """
+    if importlib.util.find_spec("pygame") is None:
+        raise ConfigError("play needs pygame: pip install 'dreamgym[play]'.")
+    import gymnasium.utils.play as keyboard
+
+    from dreamgym.envs import DreamEnv
+
+    opened = _open(run, device)
+    env = DreamEnv(
+        checkpoint=opened.dream,
+        device=str(opened.device),
+        horizon=horizon or math.inf,
+        seed=seed,
+        render_mode="rgb_array",
+    )
+    keys = _keys(opened.dream)
+    print("keys: " + ", ".join(f"{'+'.join(names)} = {action}" for names, action in keys.items()))
+    keyboard.play(env, fps=fps, zoom=zoom, keys_to_action=cast(Any, keys), seed=seed, noop=0)
+
+
+def _keys(dream: "Dream") -> dict[tuple[str, ...], int]:
+    """Which keys mean which action: the game's own, else the digits."""
+    from dreamgym.real import make_game_env
+
+    game = make_game_env(dream.world_model.config.game)
+    try:
+        return dict(game.get_wrapper_attr("get_keys_to_action")())
+    except AttributeError:
+        return {(str(action),): action for action in range(min(10, dream.world_model.num_actions))}
+    finally:
+        game.close()
+
+
+def info(
+    run: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_ID")] = None,
+    preset: str | None = None,
+    actions: int | None = None,
+    frames: int | None = None,
+    json: Annotated[bool, Flag] = False,
+) -> None:
+    """Say what a dream is (parameters, data, score, where it came from), or what a preset would be.
+
+    Args:
+        run: a run folder, a dream.safetensors file, or the id of a dream; leave it out with --preset.
+        preset: smoke, quick, laptop, gpu or paper.
+        actions: size of the preset's action set; by default Pong's 6.
+        frames: frames that the preset's codec sees stacked; by default the preset's own.
+        json: print JSON.
+    """
+    if (run is None) == (preset is None):
+        raise ConfigError("info: expected RUN_OR_ID or --preset, and not both.")
+    if run is not None and (actions is not None or frames is not None):
+        raise ConfigError("info: --actions and --frames go with --preset; a dream has its own.")
+    print("device: cpu (nothing is computed)", file=sys.stderr)
+    facts = _dream_facts(run) if run is not None else _preset_facts(cast(str, preset), actions or 6, frames)
+    if json:
+        print(jsonlib.dumps(facts))
+        return
+    for name, value in facts.items():
+        print(f"{name:<16}{_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A fact for people: numbers with separators, a score as its mean and interval."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, dict) and {"mean", "low", "high"} <= set(cast("dict[str, Any]", value)):
+        score = cast("dict[str, Any]", value)
+        return (
+            f"{score['mean']:.2f} (95 % {score['low']:.2f} to {score['high']:.2f}, {len(score['episodes'])} episodes)"
+        )
+    return str(value)
+
+
+def _preset_facts(preset: str, actions: int, frames: int | None) -> dict[str, Any]:
+    from dreamgym.config import make_config
+    from dreamgym.world_model import WorldModel, WorldModelConfig
+
+    config = make_config(preset)
+    codec = config.codec if frames is None else replace(config.codec, frame_stack=frames)
+    model = WorldModel(WorldModelConfig(config.game, actions, codec=codec, dynamics=config.dynamics), seed=0)
+    policy = _policy_parameters(model.codec.embedding_shape[0] * config.dream.latent_stack, actions, config.network)
+    return {
+        "preset": preset,
+        "actions": actions,
+        "frames": codec.frame_stack,
+        "rounds": config.rounds,
+        "interactions": config.interactions,
+        **model.parameter_counts(),
+        "policy": policy,
+    }
+
+
+def _dream_facts(run: str) -> dict[str, Any]:
+    from dreamgym.checkpoint import load_dream
+    from dreamgym.run_folder import RunFolder
+
+    path = _resolve(run)
+    dream = load_dream(path)
+    model = dream.world_model
+    facts: dict[str, Any] = {
+        "file": str(path),
+        "game": model.config.game,
+        "actions": model.num_actions,
+        "frames": model.frame_stack,
+        "latent_stack": dream.latent_stack,
+        "start_states": len(dream.starts.latents),
+        **dream.metadata,
+        **model.parameter_counts(),
+    }
+    folder = RunFolder(path.parent)
+    if folder.config_file.is_file() and not model.config.continuous:
+        channels = model.codec.embedding_shape[0] * dream.latent_stack
+        facts["policy"] = _policy_parameters(channels, model.num_actions, folder.config().network)
+    return facts
+
+
+def _policy_parameters(channels: int, actions: int, network: str) -> int:
+    from dreamgym.models.policy import PolicyNetwork
+
+    return sum(parameter.numel() for parameter in PolicyNetwork(channels, actions, network).parameters())
+
+
+class _Opened(NamedTuple):
+    """A dream and where it came from."""
+
+    dream: "Dream"
+    folder: Path
+    device: "torch.device"
+
+    def has_agent(self) -> bool:
+        """Whether an agent lies beside the dream."""
+        return (self.folder / "policy.zip").is_file() and (self.folder / "config.json").is_file()
+
+    def agent(self) -> tuple["RunConfig", Any]:
+        """The run's settings and its agent."""
+        from dreamgym.agent import load_agent
+        from dreamgym.run_folder import RunFolder
+
+        if not self.has_agent():
+            raise MissingWeightsError(
+                f"{self.folder} holds a dream but no agent (config.json, policy.zip): name a finished run's folder."
+            )
+        config = RunFolder(self.folder).config()
+        return config, load_agent(self.folder, config, self.dream, str(self.device))
+
+
+def _open(run: str, device: str, *, quiet: bool = False) -> _Opened:
+    """Load a dream and say where it is computed."""
+    from dreamgym.checkpoint import load_dream
+    from dreamgym.device import resolve_device
+    from dreamgym.hardware import describe_machine
+
+    path, place = _resolve(run), resolve_device(device)
+    print(f"device: {place} ({describe_machine(place)})", file=sys.stderr if quiet else sys.stdout)
+    return _Opened(load_dream(path, place), path.parent, place)
+
+
+def _resolve(run: str) -> Path:
+    """The dream's file; a misspelt game is said to be one."""
+    from dreamgym.checkpoint import game_of, resolve_checkpoint
+    from dreamgym.real import resolve_game
+
+    try:
+        return resolve_checkpoint(run)
+    except MissingWeightsError:
+        if "/" not in run and not Path(run).exists():
+            resolve_game(game_of(run))
+        raise
+
+
+def _empty_replay(dream: "Dream", capacity: int) -> "Replay":
+    """A replay for the dream's frames and actions."""
+    from dreamgym.replay import Replay
+
+    config, size = dream.world_model.config, dream.world_model.codec.frame_shape[1:]
+    if config.continuous:
+        return Replay(capacity, size, (config.num_actions,), "float32")
+    return Replay(capacity, size)
