@@ -1,5 +1,8 @@
 """Which device to compute on: chosen once, said aloud, never silently another one."""
 
+import time
+from functools import cache
+
 import torch
 
 from dreamgym.errors import DeviceError
@@ -31,3 +34,26 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         if device.index is not None and device.index >= torch.cuda.device_count():
             raise DeviceError(f"device {str(name)!r}: expected an index below {torch.cuda.device_count()}.")
     return device
+
+
+@cache
+def bf16_is_faster(kind: str) -> bool:
+    """Whether matrix products in bfloat16 are clearly faster here than in float32, measured once a process.
+
+    Args:
+        kind: "cpu" or "cuda". Processors without bfloat16 units emulate it, many times slower.
+    """
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return _product_seconds(torch.float32) > 1.2 * _product_seconds(torch.bfloat16)
+
+
+def _product_seconds(dtype: torch.dtype, size: int = 512) -> float:
+    """The best of several products: what others do on the machine meanwhile does not decide."""
+    left, right = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    times: list[float] = []
+    for _ in range(5):
+        started = time.perf_counter()
+        left @ right
+        times.append(time.perf_counter() - started)
+    return min(times)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ class FitConfig:
     reward_weight: float = 1.0
     end_weight: float = 1.0
     life_loss_ends: bool = True
-    windows: str = "uniform"
+    windows: Literal["uniform", "balanced", "epoch"] = "uniform"
     balance_tau: float = 20.0
     event_priority: float = 4.0
     interleaved: bool = False
@@ -229,15 +229,17 @@ class Fitter:
         generator: torch.Generator,
         progress: bool,
     ) -> Report:
-        """The paper's order: codec updates spread evenly among dynamics updates, those in excess as a warm-up before."""
+        """The paper's order: codec updates evenly among dynamics updates, those in excess as a warm-up before."""
         warmup = max(0, codec_updates - dynamics_updates // 2)
         warm = self.fit_codec(replay, warmup, rng, generator, progress=progress) if warmup else {}
-        _set_rate(self.codec_optimizer, self.config.codec_learning_rate, 0.0, 1.0)
         every = max(1, round(dynamics_updates / max(1, codec_updates - warmup)))
         codec, dynamics = _Tracker(codec_updates - warmup), _Tracker(dynamics_updates)
         draw, done = self._window_source(replay, rng), 0
         for update in _bar(dynamics_updates, "world model", progress):
+            _set_rate(self.dynamics_optimizer, 1.0, update / dynamics_updates, self.config.final_rate)
             if update % every == 0 and done < codec_updates - warmup:
+                start = self.config.codec_learning_rate
+                _set_rate(self.codec_optimizer, start, update / dynamics_updates, self.config.final_rate)
                 codec.add(done, self._codec_update(replay, rng, generator))
                 done += 1
             windows = draw()
@@ -260,7 +262,7 @@ class Fitter:
             with torch.no_grad():
                 codec.seed_codebook(frames, generator)
         codec.train()
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with self.world_model.mixed_precision(config.bf16):
             loss, metrics = codec.loss(frames, before, quantized=quantized)
         self.codec_optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -275,7 +277,7 @@ class Fitter:
     ) -> dict[str, Tensor]:
         device, config = self.world_model.device, self.config
         self.world_model.dynamics.train()
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with self.world_model.mixed_precision(config.bf16):
             loss, metrics = dynamics_loss(self.world_model, replay, windows, latents, config, generator)
         self.dynamics_optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -289,7 +291,8 @@ class Fitter:
         """A function that draws the next batch of windows, one step longer than a sequence for the last targets."""
         config = self.config
         length = config.sequence_length + 1
-        if config.windows == "epoch":
+        kind = config.windows
+        if kind == "epoch":
             batches = _epochs(replay, config.dynamics_batch_size, length, rng)
             return lambda: next(batches)
         prioritised = config.event_priority > 1
@@ -299,7 +302,7 @@ class Fitter:
             config.dynamics_batch_size,
             length,
             rng,
-            weights=config.windows,
+            weights=kind,
             tau=config.balance_tau,
             prioritised=prioritised,
         )

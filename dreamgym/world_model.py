@@ -1,6 +1,6 @@
 """The world model: a codec and a dynamics model that fit each other (Robine et al. 2023, Table 1)."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dreamgym.device import bf16_is_faster
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, Prediction, parameter_count
@@ -78,12 +79,17 @@ class WorldModel(nn.Module):
         return self.config.codec.frame_stack
 
     @contextmanager
-    def inference(self) -> Iterator[None]:
+    def inference(self) -> Generator[None]:
         """No gradients, running statistics, and bfloat16 products if the configuration says so."""
-        if self.training:
+        if self.training or self.codec.training or self.dynamics.training:
             self.eval()
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+        with torch.no_grad(), self.mixed_precision(self.config.bf16):
             yield
+
+    def mixed_precision(self, wanted: bool) -> torch.autocast:
+        """Matrix products in bfloat16 where that is wanted and faster on this machine."""
+        kind = self.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=wanted and bf16_is_faster(kind))
 
     def encode(self, frames: npt.NDArray[np.uint8] | Tensor, chunk: int = 256) -> Tensor:
         """p(z_t | s_t), always in float32 and with running statistics, so that a frame has one latent.
@@ -140,7 +146,7 @@ class WorldModel(nn.Module):
         return self.dynamics.hidden(state).float()
 
     def parameter_counts(self) -> dict[str, int]:
-        """Trainable numbers by part; the codebook's are learned by moving averages. ``dynamics`` is without the end head."""
+        """Numbers learned by part (the codebook's by moving averages); ``dynamics`` is without the end head."""
         end_head = parameter_count(self.dynamics.end_head)
         return {
             "encoder": parameter_count(self.codec.encoder),

@@ -55,7 +55,7 @@ class Codec(Protocol):
         ...
 
     def update(self, metrics: Metrics, generator: torch.Generator) -> None:
-        """What learning does besides gradients (moving averages); called after each optimiser step with loss's metrics."""
+        """What learning does besides gradients (moving averages), after each optimiser step, from loss's metrics."""
         ...
 
     def prepare(self, background: Tensor) -> None:
@@ -147,7 +147,7 @@ class Decoder(nn.Sequential):
 
 
 class VQVAE(nn.Module):
-    """The vector-quantised autoencoder: a frame becomes a small map of code indices (Robine et al. 2023, Sect. 3.2.1)."""
+    """The vector-quantised autoencoder: a frame becomes a map of code indices (Robine et al. 2023, Sect. 3.2.1)."""
 
     background: Tensor
 
@@ -161,7 +161,7 @@ class VQVAE(nn.Module):
         size = config.frame_size
         self.register_buffer("background", torch.zeros(size, size))
         self.pixel_bias = nn.Parameter(torch.zeros(1, size, size)) if config.pixel_bias else None
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property
     def latent_shape(self) -> tuple[int, int]:
@@ -252,7 +252,9 @@ class VQVAE(nn.Module):
     def seed_codebook(self, frames: Tensor, generator: torch.Generator) -> None:
         """Put every code on an encoder output of a random cell of (batch, C, H, W) uint8 frames."""
         vectors = self._encoder_outputs(_to_unit(frames)).permute(0, 2, 3, 1).flatten(0, 2)
-        drawn = torch.randperm(len(vectors), generator=generator)[: self.num_codes].to(vectors.device)
+        order = torch.randperm(len(vectors), generator=generator)
+        # Fewer cells than codes: some get two.
+        drawn = order[torch.arange(self.num_codes) % len(order)].to(vectors.device)
         every = torch.ones(self.num_codes, dtype=torch.bool, device=vectors.device)
         self.quantizer.seed_codes(every, vectors[drawn])
 

@@ -143,7 +143,7 @@ class ConvLSTMCell(nn.Module):
         self.hidden_norm = MapLayerNorm([4 * hidden, height, width])
         self.bias = nn.Parameter(torch.zeros(4 * hidden, 1, 1))
         self.peepholes = nn.Parameter(torch.zeros(3, hidden, 1, 1))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def input_gates(self, inputs: Tensor) -> Tensor:
         """The inputs' share of the gates, for any number of steps at once.
@@ -171,20 +171,18 @@ class ConvLSTMCell(nn.Module):
         """Several steps whose inputs are known: their gates in one convolution, then the recurrence.
 
         Args:
-            inputs: (batch, time, inputs, height, width).
+            inputs: (time * batch, inputs, height, width), time first, so that a step is one block of memory.
             state: before the first step.
 
         Returns:
-            (outputs (batch, time, hidden, height, width), state after the last step).
+            (outputs (time * batch, hidden, height, width), state after the last step).
         """
-        # Time first, so that each step's slice is one contiguous block.
-        steps = inputs.transpose(0, 1)
-        gates = self.input_gates(steps.flatten(0, 1)).unflatten(0, steps.shape[:2])
+        batch = len(state.memory)
         outputs: list[Tensor] = []
-        for step_gates in gates.unbind(0):
+        for step_gates in self.input_gates(inputs).split(batch):
             state = self.advance(step_gates, state)
             outputs.append(state.output)
-        return torch.stack(outputs, dim=1), state
+        return torch.cat(outputs), state
 
 
 class RewardHead(nn.Sequential):
@@ -271,27 +269,23 @@ class ConvLSTM(nn.Module):
             (prediction with leading axes (batch, time), state after the last step).
         """
         batch, time = features.shape[:2]
-        planes = one_hot_planes(actions.flatten(0, 1), self.num_actions, self._height, self._width)
-        planes = planes.unflatten(0, (batch, time)).to(features.dtype)
-        first, state_1 = self.cell_1.unroll(
-            torch.cat([features, planes], dim=2), CellState(state.output_1, state.memory_1)
-        )
+        maps = features.transpose(0, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        planes = one_hot_planes(actions.transpose(0, 1).flatten(0, 1), self.num_actions, self._height, self._width)
+        first, state_1 = self.cell_1.unroll(torch.cat([maps, planes], dim=1), CellState(state.output_1, state.memory_1))
         second, state_2 = self.cell_2.unroll(
-            torch.cat([first, planes], dim=2), CellState(state.output_2, state.memory_2)
+            torch.cat([first, planes], dim=1), CellState(state.output_2, state.memory_2)
         )
-        trunk = torch.cat([second, planes], dim=2).flatten(0, 1)
-        latent_inputs = torch.cat([trunk, features.flatten(0, 1)], dim=1) if self.config.latent_skip else trunk
-        latent_logits = self.latent_head(latent_inputs).float()
-        reward_logits = self.reward_head(trunk).float()
-        end_logits = self._end_logits(trunk)
-        prediction = Prediction(*(x.unflatten(0, (batch, time)) for x in (latent_logits, reward_logits, end_logits)))
+        trunk = torch.cat([second, planes], dim=1)
+        latent_inputs = torch.cat([trunk, maps], dim=1) if self.config.latent_skip else trunk
+        heads = self.latent_head(latent_inputs), self.reward_head(trunk), self._end_logits(trunk)
+        prediction = Prediction(*(head.float().unflatten(0, (time, batch)).transpose(0, 1) for head in heads))
         return prediction, ConvLSTMState(*state_1, *state_2)
 
     def _end_logits(self, trunk: Tensor) -> Tensor:
         if self.end_head is None:
             # Eq. 17: the model itself never ends an episode, only the horizon does.
             return torch.full((len(trunk),), -torch.inf, device=trunk.device)
-        return self.end_head(trunk)[:, 0].float()
+        return self.end_head(trunk)[:, 0]
 
 
 def parameter_count(module: nn.Module | None) -> int:

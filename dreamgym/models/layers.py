@@ -30,12 +30,19 @@ class ResidualBlock(nn.Module):
 
 
 class MapLayerNorm(nn.LayerNorm):
-    """LayerNorm over (channels, height, width) that always computes in float32, whatever autocast says."""
+    """LayerNorm over (channels, height, width) that always computes in float32, whatever autocast says.
+
+    A channels-last map is normalised as it lies in memory, without the two copies that torch's own would make.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, channels, height, width) to the same shape, float32."""
         with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.float())
+            if input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last):
+                return super().forward(input.float())
+            rows = input.float().permute(0, 2, 3, 1)
+            weight, bias = self.weight.permute(1, 2, 0), self.bias.permute(1, 2, 0)
+            return F.layer_norm(rows, rows.shape[1:], weight, bias, self.eps).permute(0, 3, 1, 2)
 
 
 def one_hot_planes(actions: Tensor, num_actions: int, height: int, width: int) -> Tensor:
@@ -48,7 +55,7 @@ def one_hot_planes(actions: Tensor, num_actions: int, height: int, width: int) -
         width: of the map.
 
     Returns:
-        (batch, num_actions, height, width) float32.
+        (batch, num_actions, height, width) float32, channels last.
     """
     vectors = actions.float() if actions.dim() == 2 else F.one_hot(actions, num_actions).float()
-    return vectors[:, :, None, None].expand(-1, -1, height, width)
+    return vectors[:, :, None, None].expand(-1, -1, height, width).contiguous(memory_format=torch.channels_last)
