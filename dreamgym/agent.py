@@ -1,18 +1,22 @@
 """The agent of a run: which algorithm, how it explores, and its weights on disk without a pickle being opened."""
 
 import io
+import pickle
 import zipfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from dreamgym.checkpoint import Dream, load_dream, write_atomic
 from dreamgym.config import RunConfig
 from dreamgym.errors import CheckpointError, MissingWeightsError
-from dreamgym.sb3 import VectorEnvAdapter, is_off_policy, make_algorithm, make_sb3_env
+from dreamgym.sb3 import VectorEnvAdapter, is_off_policy, make_algorithm, make_sb3_env, replace_codebook
+from dreamgym.world_model import WorldModel
 
 POLICY_FILE = "policy.zip"
 _PARTS = ".pth"
@@ -23,13 +27,13 @@ def observation_kind(algo: str) -> Literal["embedding", "codes"]:
     return "codes" if is_off_policy(algo) else "embedding"
 
 
-def make_agent(config: RunConfig, env: VectorEnvAdapter, seed: int, device: str = "cpu", **settings: Any) -> Any:
+def make_agent(config: RunConfig, env: VectorEnvAdapter, seed: int | None, device: str = "cpu", **settings: Any) -> Any:
     """The run's algorithm with the run's hyperparameters.
 
     Args:
         config: names the algorithm, its network, and PPO's hyperparameters; other algorithms keep their library's.
         env: a dream or the real game, of ``make_sb3_env``.
-        seed: of the algorithm.
+        seed: of the algorithm, which also seeds the global generators; None leaves them alone.
         device: where it computes.
         settings: further arguments of the algorithm, ``tensorboard_log`` for one.
 
@@ -67,7 +71,7 @@ class ExploringPolicy:
         hook = None
         discrete = hasattr(self._algorithm.action_space, "n")
         if self._logits is not None and discrete and self._temperature != 1:
-            hook = self._logits.register_forward_hook(lambda _module, _inputs, logits: logits / self._temperature)
+            hook = self._logits.register_forward_hook(self._flatten)
         try:
             actions, state = self._algorithm.predict(observation, state, episode_start, deterministic)
         finally:
@@ -78,6 +82,9 @@ class ExploringPolicy:
             drawn = self._rng.integers(self._algorithm.action_space.n, size=len(actions))
             actions = np.where(chosen, drawn, actions)
         return actions, state
+
+    def _flatten(self, module: nn.Module, inputs: tuple[Any, ...], logits: Tensor) -> Tensor:
+        return logits / self._temperature
 
 
 def save_agent(path: Path, algorithm: Any) -> None:
@@ -108,8 +115,28 @@ def load_parameters(path: Path, device: str = "cpu") -> dict[str, Any]:
                 name.removesuffix(_PARTS): torch.load(io.BytesIO(archive.read(name)), device, weights_only=True)
                 for name in names
             }
-    except (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        pickle.UnpicklingError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+    ) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Restore it or train it again.") from error
+
+
+def set_parameters(agent: Any, parameters: dict[str, Any], world_model: WorldModel) -> None:
+    """Give an agent trained tensors; one that sees codes looks them up in this world model's codebook, not the old one.
+
+    Args:
+        agent: of :func:`make_agent`.
+        parameters: of its ``get_parameters`` or of :func:`load_parameters`.
+        world_model: whose latents it will see.
+    """
+    agent.set_parameters(parameters, device=agent.device)
+    replace_codebook(agent, world_model)
 
 
 def load_agent(run: Path, config: RunConfig, dream: Dream | None = None, device: str = "cpu") -> Any:
@@ -129,9 +156,9 @@ def load_agent(run: Path, config: RunConfig, dream: Dream | None = None, device:
     dream = dream or load_dream(run, device)
     env = make_sb3_env(dream, 1, device=device, observation=observation_kind(config.algo))
     with torch.random.fork_rng(devices=[]):
-        agent = make_agent(config, env, seed=0, device=device)
+        agent = make_agent(config, env, seed=None, device=device)
     try:
-        agent.set_parameters(parameters, device=device)
+        set_parameters(agent, parameters, dream.world_model)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{run / POLICY_FILE} does not fit the run's configuration: {error}") from error
     return agent

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -27,8 +26,8 @@ class StartStates(NamedTuple):
     """Real experience from which dreams start.
 
     Attributes:
-        latents: uint8 (count, context, height, width), the codes of the last ``context`` observations; the last column is the
-            one that the dream starts at.
+        latents: uint8 (count, context, height, width), the codes of the last ``context`` observations; the last column
+            is the one that the dream starts at.
         actions: int64 (count, context) or float32 (count, context, dimensions), what was done at each; the last column
             is not used.
         valid: bool (count, context), False where the context would reach before the episode's start; there the latents
@@ -65,9 +64,8 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         write: called with the temporary path, which has the same suffix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Not by tempfile, which makes files that only their owner may read.
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
         write(temporary)
         with temporary.open("rb") as written:
@@ -91,7 +89,9 @@ def config_from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         hint = hints[name]
-        if is_dataclass(hint) and isinstance(value, dict):
+        if is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise CheckpointError(f"{kind.__name__}.{name}: expected an object with fields, got {value!r}.")
             arguments[name] = config_from_dict(cast(type[Any], hint), cast(dict[str, Any], value))
         else:
             arguments[name] = tuple(cast(list[Any], value)) if isinstance(value, list) else value
@@ -182,7 +182,7 @@ def _read_header(file: Path, header: dict[str, str]) -> tuple[WorldModelConfig, 
     try:
         config = config_from_dict(WorldModelConfig, json.loads(header["world_model"]))
         return config, int(header["latent_stack"]), json.loads(header["metadata"])
-    except (KeyError, ValueError) as error:
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: the header cannot be read: {error}") from error
 
 

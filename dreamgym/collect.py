@@ -1,5 +1,6 @@
 """Collecting real experience with the agent (Robine et al. 2023, Sect. 3.3.1)."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from dreamgym.observations import ObservationBuilder, to_numpy
 from dreamgym.real_env import LatentTracker
 from dreamgym.replay import Replay
 from dreamgym.world_model import WorldModel
+
+_log = logging.getLogger("dreamgym")
 
 
 class ActingPolicy(Protocol):
@@ -28,8 +31,9 @@ class ActingPolicy(Protocol):
 class GameSession:
     """One real game that goes on from round to round, rebuilt from the replay whenever it is needed.
 
-    Every episode's seed is a function of its number, and a game is a function of its seed and actions; so the open episode
-    is brought back by playing its recorded actions again, in the same process or after a crash alike.
+    Every episode's seed is a function of its number, and a game is a function of its seed and actions; so the open
+    episode is brought back by playing its recorded actions again, in the same process or after a crash alike. A game
+    that does not repeat itself cannot be brought back: its open episode stays without an end and a new one begins.
 
     Args:
         env: the real game, frames uint8 (1, size, size).
@@ -48,11 +52,11 @@ class GameSession:
         if spans and not bool(replay.ends_at(spans[-1][1] - 1)):
             self._episodes -= 1
             self._begin()
-            for action in replay.actions_at(np.arange(*spans[-1])):
-                self.frame = self._env.step(_native(action))[0][-1]
-            self.first = False
-        else:
-            self._begin()
+            if self._play_again(spans[-1]):
+                self.first = False
+                return
+            _log.warning("The game did not repeat the open episode: a new one begins.")
+        self._begin()
 
     def step(self, action: Any) -> bool:
         """Play an action, record it, and begin a new episode where one ended.
@@ -88,6 +92,17 @@ class GameSession:
         padded = [frames[0]] * (stack - 1) + frames
         stacked = np.stack([np.stack(padded[i : i + stack]) for i in range(len(frames))])
         return stacked[-count:]
+
+    def _play_again(self, span: tuple[int, int]) -> bool:
+        """Play an episode's recorded actions; False as soon as the game shows anything but the recorded frames."""
+        for index in range(*span):
+            if not np.array_equal(self.frame, self.replay.frames_at(index)[0]):
+                return False
+            observation, _, terminated, truncated, _ = self._env.step(_native(self.replay.actions_at(index)))
+            if terminated or truncated:
+                return False
+            self.frame = observation[-1]
+        return True
 
     def _begin(self) -> None:
         observation, _ = self._env.reset(seed=self._episode_seed(self._episodes))

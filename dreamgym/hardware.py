@@ -23,11 +23,11 @@ def matmul_rates(device: torch.device, size: int = 2048, seconds: float = 0.2) -
         left = torch.ones(size, size, dtype=dtype, device=device)
         right = torch.ones(size, size, dtype=dtype, device=device)
         for _ in range(3):
-            left @ right
+            torch.mm(left, right)
         _wait(device)
         count, started = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - started) < seconds or count == 0:
-            left @ right
+            torch.mm(left, right)
             _wait(device)
             count += 1
         rates[name] = 2 * size**3 * count / elapsed / 1e9

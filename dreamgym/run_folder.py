@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -117,7 +118,7 @@ class RunFolder:
             ) from error
 
     def finish_phase(self, progress: Progress, record: dict[str, Any] | None = None) -> None:
-        """Log a phase's record, then move on: the rename of the progress file is the instant at which the phase counts."""
+        """Log a phase's record, then move on: a phase counts from the instant when the progress file is renamed."""
         entries = [e for e in self.log() if (e["round"], e["phase"]) != (progress.round, progress.phase)]
         entries.append({"round": progress.round, "phase": progress.phase, **(record or {})})
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
@@ -173,7 +174,7 @@ class RunFolder:
     def _load(self, file: Path) -> dict[str, Any]:
         try:
             return torch.load(file, "cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 f"{file} is missing or damaged: {error}. Restore it or start the run anew."
             ) from error
