@@ -75,7 +75,6 @@ class DreamEnv(gym.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start a dream; a seed makes it and all that follow repeatable."""
-        self._check_open()
         super().reset(seed=seed)
         self._dreaming.restart(seed, options or {}, None)
         self._not_ready = None
@@ -83,7 +82,6 @@ class DreamEnv(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step; see the class."""
-        self._check_open()
         if self._not_ready is not None:
             raise InvalidInputError(f"The dream {self._not_ready}: call reset() before step().")
         result = self.simulator.step(check_actions(action, self.action_space, ()).unsqueeze(0))
@@ -95,19 +93,14 @@ class DreamEnv(gym.Env[Any, Any]):
 
     def render(self) -> Any:
         """The newest latent in the game's look, uint8 (384, 384, 3); None without a render mode."""
-        self._check_open()
         if self.render_mode is None:
             gym.logger.warn("render() needs render_mode='rgb_array': pass it to gym.make.")
             return None
         return render_latents(self.dream.world_model, self.simulator.latents[:, -1])[0]
 
     def close(self) -> None:
-        """Let no more steps be taken."""
+        """End the dream; only ``reset`` goes on from here. Nothing else is held that would have to be released."""
         self._not_ready = "is closed"
-
-    def _check_open(self) -> None:
-        if self._not_ready == "is closed":
-            raise InvalidInputError("The dream is closed: make a new one.")
 
     def _observe(self) -> Any:
         return take_rows(to_numpy(self._dreaming.observe()), 0)

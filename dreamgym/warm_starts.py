@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 CACHE_LIMIT_BYTES = 512 * 2**20
 """Largest cache of warmed-up states; beyond it each reset warms its own dreams up."""
 
-CHUNK = 32
+CHUNK = 16
 """Starts warmed up together. Fixed, so that a start's state never depends on which dreams asked for it."""
 
 
 class WarmStarts:
     """The start states of a dream on a device, warmed up once and remembered.
 
-    On the CPU the cache fills as starts are drawn, 32 at a time; on an accelerator it is filled at the first use, so
+    On the CPU the cache fills as starts are drawn, 16 at a time; on an accelerator it is filled at the first use, so
     that drawing never waits for the device. States of more than 512 MiB in all are not kept but computed at each reset.
 
     Args:

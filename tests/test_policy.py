@@ -1,0 +1,53 @@
+"""The policy networks: the paper's size, and codes that mean the same as embeddings."""
+
+import pytest
+import torch
+from torch import nn
+
+from dreamgym.models.policy import LightTrunk, PaperTrunk, PolicyNetwork, embed_codes
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_the_papers_policy_has_its_number_of_parameters() -> None:
+    assert count(PolicyNetwork(32, 18)) == 1_303_571
+
+
+def test_the_policy_maps_features_to_logits_and_values() -> None:
+    logits, values = PolicyNetwork(128, 6)(torch.randn(3, 128, 6, 6))
+    assert logits.shape == (3, 6)
+    assert values.shape == (3,)
+
+
+@pytest.mark.parametrize(("trunk", "width"), [(PaperTrunk, 512), (LightTrunk, 256)])
+def test_trunks_take_any_number_of_channels(trunk: type[PaperTrunk | LightTrunk], width: int) -> None:
+    for channels in (8, 33):
+        network = trunk(channels)
+        assert network(torch.randn(2, channels, 6, 6)).shape == (2, width)
+        assert network.out_features == width
+
+
+def test_the_light_trunk_is_much_smaller_than_the_papers() -> None:
+    assert count(LightTrunk(128)) * 4 < count(PaperTrunk(128))
+
+
+def test_the_convolutions_of_the_papers_policy_have_no_bias() -> None:
+    convolutions = [module for module in PaperTrunk(32).modules() if isinstance(module, nn.Conv2d)]
+    assert [module.kernel_size for module in convolutions] == [(1, 1), (5, 5)]
+    assert all(module.bias is None for module in convolutions)
+
+
+def test_embedded_codes_are_stacked_along_the_channels_oldest_first() -> None:
+    codebook = torch.arange(10.0).reshape(5, 2)
+    codes = torch.tensor([[[0, 4], [1, 3], [2, 2], [3, 1]]])  # (1, 2 x 2 cells, stack 2)
+    features = embed_codes(codes, codebook, (2, 2))
+    assert features.shape == (1, 4, 2, 2)
+    assert features[0, :, 0, 0].tolist() == [0.0, 1.0, 8.0, 9.0]
+    assert features[0, :, 1, 0].tolist() == [4.0, 5.0, 4.0, 5.0]
+
+
+def test_codes_of_another_grid_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected \(batch, 36, stack\)"):
+        embed_codes(torch.zeros(1, 4, 2), torch.zeros(5, 2), (6, 6))
