@@ -12,6 +12,12 @@ from dreamgym.models.dynamics import ConvLSTMConfig
 from dreamgym.real import resolve_game
 
 
+def _at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ConfigError(f"{name}: expected at least {least}, got {value}.")
+
+
 @dataclass(frozen=True)
 class GameConfig:
     """The real game beyond its name.
@@ -23,6 +29,14 @@ class GameConfig:
 
     sticky_actions: float = 0.0
     noop_max: int = 30
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0 <= self.sticky_actions <= 1 or self.noop_max < 0:
+            raise ConfigError(
+                "sticky_actions: expected 0 to 1; noop_max: expected at least 0; "
+                f"got {self.sticky_actions} and {self.noop_max}."
+            )
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,15 @@ class CollectConfig:
     steps: int = 6_400
     temperature: float = 1.5
     epsilon: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _at_least(1, steps=self.steps)
+        if self.temperature <= 0 or not 0 <= self.epsilon <= 1:
+            raise ConfigError(
+                "temperature: expected more than 0; epsilon: expected 0 to 1; "
+                f"got {self.temperature} and {self.epsilon}."
+            )
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,10 @@ class DreamConfig:
     temperature: float = 1.0
     start_states: int = 2048
     stagger: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers that are used late."""
+        _at_least(1, context=self.context, start_states=self.start_states, num_envs=self.num_envs, horizon=self.horizon)
 
 
 @dataclass(frozen=True)
@@ -118,6 +145,12 @@ class EvaluateConfig:
     record_episodes: int = 2
     fidelity_starts: int = 128
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        counts = {name: value for name, value in vars(self).items() if name != "record_episodes"}
+        _at_least(1, **counts)
+        _at_least(0, record_episodes=self.record_episodes)
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -167,8 +200,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check what no part can check alone."""
-        if self.rounds < 1:
-            raise ConfigError(f"rounds: expected at least 1, got {self.rounds}.")
+        _at_least(1, rounds=self.rounds)
+        _at_least(0, seed=self.seed)
         for name in ("codec_updates", "dynamics_updates", "imagined_steps"):
             if not getattr(self, name) or min(getattr(self, name)) < 0:
                 raise ConfigError(f"{name}: expected at least one number, none negative, got {getattr(self, name)}.")

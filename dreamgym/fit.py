@@ -275,7 +275,7 @@ class Fitter:
     def _dynamics_update(
         self, replay: Replay, windows: Windows, latents: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        device, config = self.world_model.device, self.config
+        config = self.config
         self.world_model.dynamics.train()
         with self.world_model.mixed_precision(config.bf16):
             loss, metrics = dynamics_loss(self.world_model, replay, windows, latents, config, generator)

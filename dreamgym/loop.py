@@ -1,7 +1,7 @@
-"""The loop: collect -> fit -> train -> evaluate, round by round, resumable after every phase (Robine et al. 2023, Sect. 3.3).
+"""The loop: collect -> fit -> train -> evaluate, round by round (Robine et al. 2023, Sect. 3.3).
 
-Every phase is a function of the files that the phases before it left and of named random streams, so a run that was killed
-and resumed ends with the weights of one that was not.
+Every phase is a function of the files that the phases before it left and of named random streams, so a run that was
+killed and resumed ends with the weights of one that was not.
 """
 
 import shutil
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from dreamgym.agent import (
@@ -21,6 +22,7 @@ from dreamgym.agent import (
     make_agent,
     observation_kind,
     save_agent,
+    set_parameters,
 )
 from dreamgym.checkpoint import Dream, StartStates, save_dream
 from dreamgym.collect import GameSession, collect_random, collect_with
@@ -28,22 +30,24 @@ from dreamgym.config import RunConfig, per_round
 from dreamgym.device import resolve_device
 from dreamgym.dreaming import DreamOptions
 from dreamgym.envs import DreamVectorEnv
+from dreamgym.errors import ConfigError, ReplayError
 from dreamgym.evaluate import RandomPolicy, evaluate_dream, evaluate_real, random_score
 from dreamgym.fidelity import fidelity
 from dreamgym.fit import Fitter
 from dreamgym.hardware import describe_machine, matmul_rates
 from dreamgym.observations import ObservationBuilder
 from dreamgym.plots import plot_fidelity, plot_scores
-from dreamgym.pong import ball_located
+from dreamgym.pong import FRAME_SHAPE, ball_located, shows_ball
 from dreamgym.real import make_game_env
-from dreamgym.real_env import make_real_env
+from dreamgym.real_env import GameOptions, make_real_env
 from dreamgym.replay import Replay
+from dreamgym.report import Record, flat_numbers, round_line, summary_table, write_comparison
 from dreamgym.run_folder import Progress, RunFolder, derive_seed
 from dreamgym.sb3 import make_sb3_env
-from dreamgym.video import compare_rollouts, side_by_side, strip, write_image, write_video
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
-Record = dict[str, Any]
+_LONGEST_EPISODE = 27_000
+"""Steps after which the real game is cut."""
 
 
 def train(
@@ -87,16 +91,19 @@ class _Run:
         self.device = device
         self.state = state
         self.progress = progress
-        self.writer = SummaryWriter(str(folder.tensorboard))
-        self.replay = folder.load_replay(config.interactions)
-        self.game_options = {
+        self.game_options: GameOptions = {
             "sticky_actions": config.game_options.sticky_actions,
             "noop_max": config.game_options.noop_max,
         }
+        self.actions = self._actions()
+        self.replay = folder.load_replay(self._empty_replay(config.interactions))
         self.world_model = self._new_world_model().to(device)
         self.fitter = Fitter(self.world_model, config.fit)
-        self.parameters: dict[str, Any] | None = None
+        self.parameters: dict[str, Any] = {}
         self._restore()
+        # What cannot work shall fail now, not after the first fit.
+        self._agent(state.round, self._blank_dream())
+        self.writer = SummaryWriter(str(folder.tensorboard))
 
     def play(self) -> None:
         """All phases from where the run stands."""
@@ -104,8 +111,8 @@ class _Run:
         rates = matmul_rates(self.device)
         self._say(
             f"{config.game}, preset {config.preset}, seed {config.seed}, {config.algo}, device {self.device}: "
-            f"{config.rounds} rounds, {config.interactions:,} real steps. {describe_machine(self.device)}; matrix products "
-            f"{rates['float32']:.0f} GFLOP/s float32, {rates['bfloat16']:.0f} bfloat16."
+            f"{config.rounds} rounds, {config.interactions:,} real steps. {describe_machine(self.device)}; "
+            f"matrix products {rates['float32']:.0f} GFLOP/s float32, {rates['bfloat16']:.0f} bfloat16."
         )
         phases: dict[str, Callable[[int], Record]] = {
             "collect": self._collect,
@@ -121,7 +128,7 @@ class _Run:
             self._write_scalars(record, round_index)
             self.folder.finish_phase(state, {"seconds": seconds, **record})
             if phase == "evaluate":
-                self._say(_round_line(self.folder.log(), round_index, state.seconds))
+                self._say(round_line(self.folder.log(), round_index, state.seconds))
         self._finish(rates)
 
     # Phases. Each returns its record for the log.
@@ -129,7 +136,7 @@ class _Run:
     def _collect(self, index: int) -> Record:
         config = self.config
         steps = config.collect.first_steps if index == 0 else config.collect.steps
-        planned = config.collect.first_steps + index * config.collect.steps
+        planned = self._interactions(index)
         # A crash between saving the records and counting the phase leaves them all there.
         missing = planned - len(self.replay)
         if missing > 0:
@@ -154,7 +161,9 @@ class _Run:
                 collect_random(session, steps, RandomPolicy(env.action_space, seed), progress=self.progress)
                 return
             explore = config.collect
-            policy = ExploringPolicy(self._agent(index), explore.temperature, explore.epsilon, seed)
+            policy = ExploringPolicy(
+                self._agent(index, self._blank_dream()), explore.temperature, explore.epsilon, seed
+            )
             builder = ObservationBuilder(
                 self.world_model, observation_kind(config.algo), config.dream.latent_stack, hidden_state=False
             )
@@ -185,7 +194,7 @@ class _Run:
     def _train(self, index: int) -> Record:
         config = self.config
         steps = per_round(config.imagined_steps, index)
-        agent = self._agent(index, tensorboard_log=str(self.folder.tensorboard))
+        agent = self._agent(index, self._dream(index), tensorboard_log=str(self.folder.tensorboard))
         agent.learn(steps, tb_log_name=f"agent_round_{index}", progress_bar=self.progress and sys.stderr.isatty())
         self.parameters = agent.get_parameters()
         self.folder.save_policy(index, self.parameters)
@@ -198,10 +207,11 @@ class _Run:
         config, measure = self.config, self.config.evaluate
         last = index == config.rounds - 1
         episodes = measure.final_episodes if last else measure.episodes
-        dream, agent = self._dream(index), self._agent(index)
+        dream = self._dream(index)
+        agent = self._agent(index, dream)
         kind = observation_kind(config.algo)
         seed = derive_seed(config.seed, "evaluate", index)
-        held_out = Replay(27_000 * max(1, measure.record_episodes), (config.codec.frame_size,) * 2)
+        held_out = self._empty_replay(self._most_held_out)
         envs = min(measure.num_envs, episodes)
         real = make_real_env(dream, envs, device=str(self.device), observation=kind, **self.game_options)
         recorded = min(measure.record_episodes, episodes)
@@ -222,11 +232,14 @@ class _Run:
             played = random_score(config.game, measure.final_episodes, seed, **self.game_options)
             record["random"] = played.as_dict()
         if len(held_out):
-            record["fidelity"] = self._measure_dream(dream, held_out, seed)
+            longest = max(stop - start for start, stop in held_out.iter_episodes())
+            if longest >= config.dream.context:
+                record["fidelity"] = self._measure_dream(dream, held_out, seed)
             shutil.rmtree(self.folder.held_out, ignore_errors=True)
             held_out.save(self.folder.held_out)
         if last:
-            save_dream(self.folder.path, self._dream(index, finished=True, score=score.as_dict()))
+            dream.metadata |= {"finished": True, "score": score.as_dict()}
+            save_dream(self.folder.path, dream)
         return record
 
     def _measure_dream(self, dream: Dream, held_out: Replay, seed: int) -> Record:
@@ -243,25 +256,44 @@ class _Run:
                 seed=seed,
             )
         )
-        if config.game == "Pong" and dream.world_model.frame_stack == 1:
+        if config.game == "Pong" and dream.world_model.codec.frame_shape == (1, *FRAME_SHAPE):
             frames = held_out.frames_at(np.arange(0, len(held_out), max(1, len(held_out) // 1000)))
-            located = ball_located(dream.world_model, frames, held_out.background())
-            measured |= {"ball_located": located} if np.isfinite(located) else {}
+            field = held_out.background()
+            if shows_ball(frames[:, -1], field).any():
+                measured["ball_located"] = ball_located(dream.world_model, frames, field)
         return measured
 
     # What the phases are made of.
 
-    def _new_world_model(self) -> WorldModel:
-        config = self.config
-        env = make_game_env(config.game, stack=1, size=config.codec.frame_size, **self.game_options)
-        space: Any = env.action_space
+    def _actions(self) -> spaces.Discrete | spaces.Box:
+        """The game's action space."""
+        game = self.config.game
+        env = make_game_env(game, stack=1, size=self.config.codec.frame_size, **self.game_options)
         env.close()
-        continuous = not hasattr(space, "n")
+        space = env.action_space
+        if isinstance(space, spaces.Discrete) and space.start == 0:
+            return space
+        if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded("both"):
+            return space
+        raise ConfigError(f"{game}: expected actions counted from 0 or a bounded vector of numbers, got {space}.")
+
+    def _empty_replay(self, capacity: int) -> Replay:
+        frame = (self.config.codec.frame_size,) * 2
+        if isinstance(self.actions, spaces.Box):
+            return Replay(capacity, frame, self.actions.shape, np.float32)
+        return Replay(capacity, frame)
+
+    @property
+    def _most_held_out(self) -> int:
+        return _LONGEST_EPISODE * max(1, self.config.evaluate.record_episodes)
+
+    def _new_world_model(self) -> WorldModel:
+        config, actions = self.config, self.actions
         return WorldModel(
             WorldModelConfig(
                 game=config.game,
-                num_actions=int(np.prod(space.shape)) if continuous else int(space.n),
-                continuous=continuous,
+                num_actions=int(actions.shape[0]) if isinstance(actions, spaces.Box) else int(actions.n),
+                continuous=isinstance(actions, spaces.Box),
                 codec=config.codec,
                 dynamics=config.dynamics,
                 bf16=config.bf16,
@@ -270,7 +302,18 @@ class _Run:
         )
 
     def _restore(self) -> None:
-        """Load the weights that the next phase builds on."""
+        """Load the weights that the next phase builds on.
+
+        Raises:
+            CheckpointError: weights are missing or damaged.
+            ReplayError: experience is missing.
+        """
+        counted = self.state.round + (self.state.phase != "collect")
+        expected = self._interactions(counted - 1) if counted else 0
+        if len(self.replay) < expected:
+            raise ReplayError(
+                f"{self.folder.replay}: expected {expected} records, got {len(self.replay)}. Restore the folder."
+            )
         fitted = self.state.round if self.state.phase in ("train", "evaluate") else self.state.round - 1
         if fitted >= 0:
             saved = self.folder.load_model(fitted)
@@ -283,40 +326,58 @@ class _Run:
         if trained >= 0:
             self.parameters = self.folder.load_policy(trained)
 
-    def _agent(self, index: int, **settings: Any) -> Any:
-        """The agent on this round's dream, made anew from its tensors, so that a resumed run is like any other."""
+    def _agent(self, index: int, dream: Dream, **settings: Any) -> Any:
+        """The agent on a dream, made anew from its tensors, so that a resumed run is like any other."""
         config = self.config
+        options: DreamOptions = {**self._dream_options(), "stagger": config.dream.stagger}
         env = make_sb3_env(
-            self._dream(index),
+            dream,
             config.dream.num_envs,
             device=str(self.device),
             observation=observation_kind(config.algo),
-            stagger=config.dream.stagger,
             seed=derive_seed(config.seed, "dream", index),
-            **self._dream_options(),
+            **options,
         )
         agent = make_agent(config, env, derive_seed(config.seed, "agent", index), str(self.device), **settings)
-        if self.parameters is not None:
-            agent.set_parameters(self.parameters, device=str(self.device))
+        if self.parameters:
+            set_parameters(agent, self.parameters, self.world_model)
         return agent
 
     def _dream_options(self) -> DreamOptions:
         dream = self.config.dream
         return {"reward": dream.reward, "temperature": dream.temperature, "horizon_as": dream.horizon_as}
 
-    def _dream(self, index: int, finished: bool = False, score: Record | None = None) -> Dream:
+    def _blank_dream(self) -> Dream:
+        """A dream to build an agent on that does not dream yet."""
+        shape = (1, self.config.dream.context)
+        latents = torch.zeros(*shape, *self.world_model.codec.latent_shape, dtype=torch.uint8)
+        kind = torch.float32 if isinstance(self.actions, spaces.Box) else torch.int64
+        actions = torch.zeros(*shape, *(self.actions.shape or ()), dtype=kind)
+        starts = StartStates(latents, actions, torch.ones(shape, dtype=torch.bool))
+        return Dream(self.world_model, starts, self.config.dream.latent_stack, self._metadata(0))
+
+    def _dream(self, index: int) -> Dream:
+        return Dream(self.world_model, self._starts(index), self.config.dream.latent_stack, self._metadata(index))
+
+    def _interactions(self, index: int) -> int:
+        """Real steps by the end of a round's collecting."""
+        return self.config.collect.first_steps + index * self.config.collect.steps
+
+    def _metadata(self, index: int) -> Record:
         config = self.config
-        metadata = {
+        metadata: Record = {
             "game": config.game,
             "preset": config.preset,
             "seed": config.seed,
             "round": index,
-            "interactions": config.collect.first_steps + index * config.collect.steps,
+            "interactions": self._interactions(index),
             "horizon": config.dream.horizon,
-            "finished": finished,
-            "score": score,
+            "finished": False,
+            "score": None,
         }
-        return Dream(self.world_model, self._starts(index), config.dream.latent_stack, metadata)
+        if isinstance(self.actions, spaces.Box):
+            metadata |= {"action_low": self.actions.low.tolist(), "action_high": self.actions.high.tolist()}
+        return metadata
 
     def _starts(self, index: int) -> StartStates:
         """Real moments for this round's dreams, with the context before each."""
@@ -335,8 +396,8 @@ class _Run:
         return StartStates(chosen, actions, torch.as_tensor(windows.mask))
 
     def _write_scalars(self, record: Record, index: int) -> None:
-        step = self.config.collect.first_steps + index * self.config.collect.steps
-        for name, value in _flat(record):
+        step = self._interactions(index)
+        for name, value in flat_numbers(record):
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
@@ -358,91 +419,14 @@ class _Run:
         video = write_comparison(self._dream(self.config.rounds - 1), self._shown(), path / "imagined_vs_real.mp4")
         self._say(summary_table(log))
         self._say(
-            f"{self.state.seconds / 60:.1f} min of phases on {describe_machine(self.device)} at {rates['bfloat16']:.0f} "
-            f"GFLOP/s bfloat16 (2048^3 matrix product); {self.state.imagined_steps:,} imagined steps.\nVideo: {video}"
+            f"{self.state.seconds / 60:.1f} min of phases on {describe_machine(self.device)} at "
+            f"{rates['bfloat16']:.0f} GFLOP/s bfloat16 (2048^3 matrix product); "
+            f"{self.state.imagined_steps:,} imagined steps.\nVideo: {video}"
         )
 
     def _shown(self) -> Replay:
-        held_out = self.folder.load_held_out(27_000 * max(1, self.config.evaluate.record_episodes))
+        held_out = self.folder.load_held_out(self._most_held_out)
         return held_out if len(held_out) else self.replay
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
-
-
-def write_comparison(dream: Dream, replay: Replay, path: Path, horizon: int = 50, seed: int = 0) -> Path:
-    """Write a video of the dream beside the real game, same start and same actions, and a strip of it beside the video.
-
-    Args:
-        dream: what dreams.
-        replay: real experience with an episode of some length.
-        path: of the video, .mp4 or .gif; the strip has the same name and ends in .png.
-        horizon: steps shown.
-        seed: of the start and of the dream.
-
-    Returns:
-        The video's path.
-    """
-    shown = compare_rollouts(dream, replay, horizon=horizon, seed=seed)
-    frames = side_by_side(shown.real, shown.dream, real_rewards=shown.real_rewards, dream_rewards=shown.dream_rewards)
-    write_image(path.with_suffix(".png"), strip(shown.real, shown.dream, steps=list(range(min(25, len(shown.real))))))
-    return write_video(path, frames)
-
-
-def summary_table(log: list[Record]) -> str:
-    """The run round by round: real score with its interval beside the random one, dream return, fidelity.
-
-    Args:
-        log: the run's records.
-
-    Returns:
-        Lines of text.
-    """
-    evaluated = {e["round"]: e for e in log if e["phase"] == "evaluate"}
-    steps = {e["round"]: e["interactions"] for e in log if e["phase"] == "collect"}
-    lines = [
-        f"{'round':>6} {'real steps':>10} {'real score':>11} {'95 % interval':>17} {'dream':>7}  codes@1 codes@25  lost   won"
-    ]
-    first = evaluated[0].get("random")
-    if first:
-        lines.append(f"{'random':>6} {0:>10} {first['mean']:>11.2f} {_interval(first):>17}")
-    for index, entry in sorted(evaluated.items()):
-        measured = entry.get("fidelity", {})
-        last = max(
-            (int(n.removeprefix("code_accuracy_")) for n in measured if n.startswith("code_accuracy_")), default=1
-        )
-        columns = [measured.get(n) for n in ("code_accuracy_1", f"code_accuracy_{last}", "recall_lost", "recall_won")]
-        shown = ["-" if c is None else f"{c:.2f}" for c in columns]
-        lines.append(
-            f"{index + 1:>6} {steps[index]:>10} {entry['real']['mean']:>11.2f} {_interval(entry['real']):>17} "
-            f"{entry['dream']['mean']:>7.2f}  {shown[0]:>7} {shown[1]:>8} {shown[2]:>5} {shown[3]:>5}"
-        )
-    return "\n".join(lines)
-
-
-def _interval(score: Record) -> str:
-    return f"[{score['low']:.2f}, {score['high']:.2f}]"
-
-
-def _round_line(log: list[Record], index: int, seconds: float) -> str:
-    entries = {e["phase"]: e for e in log if e["round"] == index}
-    real, fit = entries["evaluate"]["real"], entries["fit"]
-    measured = entries["evaluate"].get("fidelity", {})
-    spent = ", ".join(f"{phase} {entries[phase]['seconds']:.0f} s" for phase in entries)
-    return (
-        f"round {index + 1}: {entries['collect']['interactions']:,} real steps, real score {real['mean']:.2f} {_interval(real)}, "
-        f"dream {entries['evaluate']['dream']['mean']:.2f}, codec {fit.get('fit/codec/reconstruction', float('nan')):.0f} nats, "
-        f"codes {measured.get('code_accuracy_1', float('nan')):.2f}, lost points seen {measured.get('recall_lost', float('nan')):.2f}, "
-        f"ball {measured.get('ball_located', float('nan')):.2f}; {spent}; {seconds / 60:.1f} min in all"
-    )
-
-
-def _flat(record: Record, prefix: str = "") -> list[tuple[str, float]]:
-    """Numbers of a nested record by path; lists are left out."""
-    found: list[tuple[str, float]] = []
-    for name, value in record.items():
-        if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            found.append((f"{prefix}{name}", float(value)))
-    return found

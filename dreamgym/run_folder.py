@@ -14,6 +14,7 @@ from dreamgym.checkpoint import write_atomic
 from dreamgym.config import RunConfig
 from dreamgym.errors import CheckpointError, ConfigError, ReplayError
 from dreamgym.replay import Replay
+from dreamgym.shards import INDEX_NAME
 
 PHASES = ("collect", "fit", "train", "evaluate")
 _log = logging.getLogger("dreamgym")
@@ -85,6 +86,12 @@ class RunFolder:
                     f"{self.path}: --resume with other settings than the run's (run's / asked):\n{listed}"
                 )
             return self.progress()
+        remains = [file.name for file in (self.replay, self.log_file, self.progress_file) if file.exists()]
+        if remains:
+            raise ConfigError(
+                f"{self.path}: expected an empty folder or a run, got {', '.join(remains)} without "
+                f"{self.config_file.name}. Restore that file or choose another --out."
+            )
         if resume:
             _log.info("%s holds no run yet: starting one.", self.path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -133,13 +140,13 @@ class RunFolder:
             return []
         return [json.loads(line) for line in self.log_file.read_text().splitlines()]
 
-    def load_replay(self, capacity: int) -> Replay:
-        """The experience so far, or an empty buffer."""
-        return _replay(self.replay, capacity)
+    def load_replay(self, empty: Replay) -> Replay:
+        """The experience so far; ``empty``, whose capacity it gets, if there is none."""
+        return _replay(self.replay, empty)
 
     def load_held_out(self, capacity: int) -> Replay:
         """The real episodes kept for measuring, or an empty buffer."""
-        return _replay(self.held_out, capacity)
+        return _replay(self.held_out, Replay(capacity))
 
     def save_model(self, round_index: int, state: dict[str, Any]) -> None:
         """Write the world model, its optimisers and the replay's visits after the fit of a round."""
@@ -186,11 +193,12 @@ class RunFolder:
                 kind(old).unlink(missing_ok=True)
 
 
-def _replay(folder: Path, capacity: int) -> Replay:
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return Replay(capacity)
+def _replay(folder: Path, empty: Replay) -> Replay:
+    # Shards without an index are what a first save that was killed leaves; the next save replaces them.
+    if not (folder / INDEX_NAME).is_file():
+        return empty
     try:
-        return Replay.load(folder, capacity)
+        return Replay.load(folder, empty.capacity)
     except ReplayError as error:
         raise ReplayError(f"{error} The run cannot go on without its experience: restore the folder.") from error
 
