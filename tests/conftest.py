@@ -1,10 +1,14 @@
 """A tiny world model with random weights and valid start states: enough for everything that is not about learning."""
 
+import copy
+import functools
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from dreamgym.checkpoint import Dream, StartStates, save_dream
@@ -15,13 +19,9 @@ from dreamgym.world_model import WorldModel, WorldModelConfig
 torch.set_num_threads(1)
 
 
-def make_tiny_dream(
-    *, frame_stack: int = 1, latent_stack: int = 4, starts: int = 40, context: int = 8, end_logit: float = -50.0
-) -> Dream:
-    """A dream of Pong that has learned nothing.
-
-    Every fourth context begins at an episode's start. Games end with log-odds ``end_logit``, so by default never.
-    """
+@functools.cache
+def _tiny_world_model(frame_stack: int) -> WorldModel:
+    """A world model that has learned nothing, but whose encoder tells frames apart."""
     config = WorldModelConfig(
         game="Pong",
         num_actions=6,
@@ -30,6 +30,31 @@ def make_tiny_dream(
         bf16=False,
     )
     world_model = WorldModel(config, seed=0)
+    rng = np.random.default_rng(0)
+    frames = np.full((32, frame_stack, 96, 96), 80, dtype=np.uint8)
+    for frame in frames:
+        for _ in range(6):
+            (top, left), (height, width) = rng.integers(0, 90, 2), rng.integers(2, 16, 2)
+            frame[..., top : top + height, left : left + width] = rng.integers(0, 256)
+    frames += rng.integers(0, 4, frames.shape, dtype=np.uint8)  # no two cells alike, so no two codes
+    codec, images = world_model.codec, torch.from_numpy(frames)
+    codec.encoder.train()
+    with torch.no_grad():
+        for _ in range(30):
+            codec.encoder(images / 255)
+    codec.eval()
+    codec.seed_codebook(images, torch.Generator().manual_seed(0))
+    return world_model
+
+
+def make_tiny_dream(
+    *, frame_stack: int = 1, latent_stack: int = 4, starts: int = 40, context: int = 8, end_logit: float = -50.0
+) -> Dream:
+    """A dream of Pong that has learned nothing.
+
+    Every fourth context begins at an episode's start. Games end with log-odds ``end_logit``, so by default never.
+    """
+    world_model = copy.deepcopy(_tiny_world_model(frame_stack))
     assert world_model.dynamics.end_head is not None
     last = world_model.dynamics.end_head[-1]
     assert isinstance(last, nn.Linear)
@@ -58,4 +83,24 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder that holds a tiny dream."""
     folder = tmp_path_factory.mktemp("runs") / "pong"
     save_dream(folder, make_tiny_dream())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the smallest preset: the one in $DREAMGYM_RUN if it is one, else trained here, once for all."""
+    from dreamgym.config import make_config
+    from dreamgym.loop import train
+    from dreamgym.run_folder import RunFolder
+
+    config = make_config("smoke")
+    given = RunFolder(os.environ.get("DREAMGYM_RUN", ""))
+    if given.config_file.is_file() and given.config() == config and given.progress().round == config.rounds:
+        return given.path
+    base = tmp_path_factory.getbasetemp()
+    # Workers of pytest-xdist have folders of their own below a shared one; the first to come trains for all.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"
+    with FileLock(f"{folder}.lock"):
+        if RunFolder(folder).progress().round < config.rounds:
+            train(config, folder, device="cpu", progress=False)
     return folder
