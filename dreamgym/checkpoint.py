@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dreamgym.device import resolve_device
-from dreamgym.errors import CheckpointError, MissingWeightsError
+from dreamgym.errors import CheckpointError, MissingWeightsError, UnknownGameError
+from dreamgym.real import resolve_game
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
 FORMAT = 1
@@ -228,6 +230,8 @@ def resolve_checkpoint(id_or_game: str, checkpoint: str | Path | None = None) ->
     if (explicit / DREAM_FILE).is_file():
         return explicit / DREAM_FILE
     game = game_of(id_or_game)
+    with suppress(UnknownGameError):
+        game = resolve_game(game)
     shipped = Path(__file__).parent / "weights" / f"{game}.safetensors"
     home = dreamgym_home()
     if checkpoint is None:

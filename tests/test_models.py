@@ -1,0 +1,239 @@
+import numpy as np
+import pytest
+import torch
+from conftest import make_tiny_dream
+
+from dreamgym.errors import ConfigError
+from dreamgym.models.codecs import VQVAE, VQVAEConfig
+from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, ConvLSTMState, Prediction, parameter_count
+from dreamgym.world_model import WorldModel, WorldModelConfig
+
+
+@pytest.mark.parametrize(("stack", "encoder", "decoder"), [(4, 2_012_160, 2_076_132), (1, 2_010_624, 2_074_593)])
+def test_codecs_have_the_papers_number_of_parameters(stack, encoder, decoder):
+    codec = VQVAE(VQVAEConfig.published(stack))
+    assert parameter_count(codec.encoder) == encoder
+    assert parameter_count(codec.decoder) == decoder
+    assert codec.quantizer.codes.numel() == 4_096
+
+
+def test_the_parts_of_the_dynamics_have_the_papers_number_of_parameters():
+    dynamics = ConvLSTM(ConvLSTMConfig(end_head=False), (32, 6, 6), 128, 18)
+    assert parameter_count(dynamics.cell_1) == 2_353_024
+    assert parameter_count(dynamics.cell_2) == 3_581_824
+    assert parameter_count(dynamics.latent_head) == 18_816
+    assert parameter_count(dynamics.reward_head) == 598_883
+
+
+@pytest.mark.parametrize(("actions", "total"), [(18, 6_552_547), (6, 6_243_427), (4, 6_191_907)])
+def test_the_dynamics_have_the_papers_number_of_parameters(actions, total):
+    model = WorldModel(WorldModelConfig(num_actions=actions, dynamics=ConvLSTMConfig(end_head=True)))
+    counts = model.parameter_counts()
+    assert counts["dynamics"] == total
+    assert counts["end_head"] > 0
+
+
+def tiny(**settings) -> ConvLSTM:
+    torch.manual_seed(0)
+    dynamics = ConvLSTM(ConvLSTMConfig(hidden=8, kernel=3, reward_hidden=16, **settings), (5, 6, 6), 128, 3)
+    for parameter in dynamics.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return dynamics
+
+
+@pytest.mark.parametrize("settings", [{}, {"end_head": False}, {"latent_skip": True}])
+@torch.no_grad()
+def test_stepping_and_unrolling_a_sequence_agree(settings):
+    dynamics = tiny(**settings)
+    features, actions = torch.randn(3, 7, 5, 6, 6), torch.randint(0, 3, (3, 7))
+    whole, final = dynamics.sequence(features, actions, dynamics.initial_state(3))
+    state = dynamics.initial_state(3)
+    for step in range(7):
+        prediction, state = dynamics.step(features[:, step], actions[:, step], state)
+        for one, all_ in zip(prediction, whole, strict=True):
+            assert torch.allclose(one, all_[:, step], atol=1e-5)
+    for one, other in zip(state, final, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_sequence_goes_on_from_a_state():
+    dynamics = tiny()
+    features, actions = torch.randn(2, 6, 5, 6, 6), torch.randint(0, 3, (2, 6))
+    whole, _ = dynamics.sequence(features, actions, dynamics.initial_state(2))
+    _, state = dynamics.sequence(features[:, :4], actions[:, :4], dynamics.initial_state(2))
+    rest, _ = dynamics.sequence(features[:, 4:], actions[:, 4:], state)
+    assert torch.allclose(whole.latent_logits[:, 4:], rest.latent_logits, atol=1e-5)
+
+
+@torch.no_grad()
+def test_predictions_depend_on_nothing_later_and_on_no_other_sequence():
+    dynamics = tiny()
+    features, actions = torch.randn(2, 6, 5, 6, 6), torch.randint(0, 3, (2, 6))
+    before, _ = dynamics.sequence(features, actions, dynamics.initial_state(2))
+    features[0, 3:], actions[0, 3:], features[1] = 9.0, 0, -9.0
+    after, _ = dynamics.sequence(features, actions, dynamics.initial_state(2))
+    assert torch.equal(before.latent_logits[0, :3], after.latent_logits[0, :3])
+    assert not torch.equal(before.latent_logits[0, 3], after.latent_logits[0, 3])
+
+
+@torch.no_grad()
+def test_predictions_depend_on_the_action_and_on_the_past():
+    dynamics = tiny()
+    features = torch.randn(1, 2, 5, 6, 6)
+    logits = [
+        dynamics.sequence(features, torch.tensor([actions]), dynamics.initial_state(1))[0].latent_logits[0, 1]
+        for actions in ([0, 0], [0, 1], [1, 0])
+    ]
+    assert not torch.allclose(logits[0], logits[1])
+    assert not torch.allclose(logits[0], logits[2])
+
+
+def test_continuous_actions_enter_as_they_are():
+    dynamics = tiny()
+    features, state = torch.randn(1, 5, 6, 6), dynamics.initial_state(1)
+    one_hot, _ = dynamics.step(features, torch.tensor([2]), state)
+    vector, _ = dynamics.step(features, torch.tensor([[0.0, 0.0, 1.0]]), state)
+    assert torch.equal(one_hot.latent_logits, vector.latent_logits)
+
+
+def test_the_state_is_a_named_tuple_of_tensors_batch_first():
+    dynamics = tiny()
+    state = dynamics.initial_state(4)
+    assert isinstance(state, ConvLSTMState)
+    assert all(tensor.shape == (4, 8, 6, 6) and not tensor.any() for tensor in state)
+    _, state = dynamics.step(torch.randn(4, 5, 6, 6), torch.zeros(4, dtype=torch.int64), state)
+    assert isinstance(state, ConvLSTMState)
+    assert dynamics.hidden(state).shape == (4, *dynamics.hidden_shape)
+
+
+def test_without_an_end_head_nothing_ever_ends():
+    dynamics = tiny(end_head=False)
+    prediction, _ = dynamics.step(torch.randn(4, 5, 6, 6), torch.zeros(4, dtype=torch.int64), dynamics.initial_state(4))
+    assert not prediction.end_probability().any()
+
+
+def test_a_prediction_draws_from_its_distributions():
+    latent_logits = torch.log(torch.tensor([0.1, 0.6, 0.3])).reshape(1, 3, 1, 1).expand(20_000, 3, 1, 1)
+    rewards = torch.log(torch.tensor([[0.5, 0.2, 0.3]])).expand(20_000, 3)
+    prediction = Prediction(latent_logits, rewards, torch.zeros(20_000))
+    generator = torch.Generator().manual_seed(0)
+    share = torch.bincount(prediction.sample_latent(generator).flatten()) / 20_000
+    assert share.tolist() == pytest.approx([0.1, 0.6, 0.3], abs=0.015)
+    drawn = prediction.sample_reward(generator)
+    assert set(drawn.tolist()) == {-1.0, 0.0, 1.0}
+    assert drawn.mean().item() == pytest.approx(-0.2, abs=0.02)
+    assert prediction.expected_reward()[0].item() == pytest.approx(-0.2)
+    assert prediction.end_probability()[0].item() == 0.5
+
+
+def test_temperature_zero_takes_the_most_likely_codes():
+    logits = torch.randn(5, 128, 6, 6)
+    prediction = Prediction(logits, torch.zeros(5, 3), torch.zeros(5))
+    assert torch.equal(prediction.sample_latent(temperature=0), logits.argmax(dim=1))
+
+
+def frames(count: int, stack: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, stack, 96, 96), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("part", ["all", "codec"])
+def test_a_frame_has_one_latent_whatever_its_batch_mates_and_the_mode(part):
+    model = make_tiny_dream().world_model
+    batch = frames(9)
+    alone = torch.cat([model.encode(batch[i : i + 1]) for i in range(9)])
+    model.encode(batch)
+    (model if part == "all" else model.codec).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert torch.equal(model.encode(batch, chunk=4), alone)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+def test_latents_images_and_features_have_the_shapes_that_the_codec_names(stack):
+    model = make_tiny_dream(frame_stack=stack).world_model
+    latents = model.encode(frames(3, stack))
+    assert latents.shape == (3, *model.codec.latent_shape) and latents.dtype == torch.int64
+    assert model.embed(latents).shape == (3, *model.codec.embedding_shape)
+    images = model.decode(latents)
+    assert images.shape == (3, *model.codec.frame_shape) and images.dtype == torch.uint8
+
+
+def test_another_frame_size_has_another_latent():
+    codec = VQVAE(VQVAEConfig(width=4, frame_size=64)).eval()
+    assert codec.encode(torch.zeros(2, 1, 64, 64, dtype=torch.uint8)).shape == (2, 4, 4) == (2, *codec.latent_shape)
+
+
+def test_the_pixel_bias_shows_the_background_before_any_training():
+    background = torch.randint(0, 256, (96, 96), dtype=torch.uint8)
+    model = WorldModel(WorldModelConfig(codec=VQVAEConfig(width=4, pixel_bias=True), bf16=False), seed=0)
+    last = list(model.codec.decoder.children())[-1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
+    model.codec.prepare(background)
+    shown = model.decode(torch.zeros(1, 6, 6, dtype=torch.int64))[0, 0]
+    # A continuous Bernoulli's mean reaches black and white only in the limit: 255 / 15 at log-odds of 15.
+    inner = (background > 18) & (background < 237)
+    assert (shown.int() - background.int()).abs()[inner].max() <= 1
+    assert (shown.int() - background.int()).abs().max() <= 18
+
+
+def scrolling(step: int) -> torch.Tensor:
+    """A striped road that moves a pixel a step, so that no pixel ever rests; and a bright car that stands still."""
+    road = ((torch.arange(96) + step) % 16 < 8).to(torch.uint8) * 60 + 60
+    frame = road[None, :].repeat(96, 1)
+    frame[40:44, 40:44] = 250
+    return frame[None, None]
+
+
+def test_motion_weighs_what_changed_in_a_game_that_scrolls():
+    codec = VQVAE(VQVAEConfig(width=4, foreground_weight=0.0, motion_weight=20.0))
+    weights = codec._pixel_weights(scrolling(5).float() / 255, scrolling(4))[0, 0]
+    moved = scrolling(5)[0, 0] != scrolling(4)[0, 0]
+    assert torch.equal(weights == 21, moved)
+    assert torch.equal(weights == 1, ~moved)
+    without = codec._pixel_weights(scrolling(5).float() / 255, None)
+    assert (without == 1).all()
+
+
+def test_foreground_weighs_what_differs_from_the_background():
+    codec = VQVAE(VQVAEConfig(width=4, foreground_weight=20.0))
+    codec.prepare(torch.full((96, 96), 100, dtype=torch.uint8))
+    frame = torch.full((1, 1, 96, 96), 105, dtype=torch.uint8)
+    frame[0, 0, 10, 20:23] = 130
+    weights = codec._pixel_weights(frame.float() / 255, None)
+    assert weights.sum().item() == 96 * 96 + 3 * 20
+    assert (weights[0, 0, 10, 20:23] == 21).all()
+
+
+def test_codes_pass_gradients_straight_to_the_encoder():
+    torch.manual_seed(0)
+    codec = VQVAE(VQVAEConfig(width=4, commitment_weight=0.0)).train()
+    loss, metrics = codec.loss(torch.as_tensor(frames(2)))
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in codec.encoder.parameters() if p.dim() > 1)
+    assert metrics["vectors"].shape == (2, 6, 6, 32) and not metrics["vectors"].requires_grad
+
+
+def test_a_seed_fixes_the_weights_and_leaves_the_global_generator_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    one, other = make_tiny_dream().world_model, make_tiny_dream().world_model
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: VQVAEConfig(frame_size=100),
+        lambda: VQVAEConfig(residual_kernel=2),
+        lambda: ConvLSTMConfig(kernel=4),
+        lambda: ConvLSTMConfig(hidden=0),
+        lambda: WorldModelConfig(num_actions=0),
+    ],
+)
+def test_settings_out_of_range_are_refused(build):
+    with pytest.raises(ConfigError):
+        build()
