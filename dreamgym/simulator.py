@@ -74,6 +74,8 @@ class DreamSimulator:
     sampled from the predicted probability. Next latents are sampled, too: it is their randomness that lets a
     deterministic network imagine different futures.
 
+    Starts are warmed up once, with the weights of that moment: after a refit of the world model, build a new simulator.
+
     Args:
         world_model: codec and dynamics; moved to ``device``.
         starts: real contexts from which dreams start, at least ``latent_stack`` steps long.

@@ -83,8 +83,7 @@ def sample_categorical(logits: Tensor, uniforms: Tensor, temperature: float = 1.
     """
     if temperature == 0.0:
         return logits.argmax(dim=1)
-    logits = logits.float()
-    probabilities = torch.softmax(logits if temperature == 1.0 else logits / temperature, dim=1)
-    cumulative = probabilities.cumsum(dim=1)
-    threshold = (uniforms * cumulative[:, -1]).unsqueeze(1)
-    return (cumulative <= threshold).sum(dim=1)
+    scaled = logits.float().movedim(1, -1) / temperature
+    cumulative = torch.softmax(scaled, dim=-1).cumsum(dim=-1)
+    threshold = uniforms.unsqueeze(-1) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
