@@ -1,0 +1,159 @@
+import pickle
+import random
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_tiny_dream
+
+from dreamgym.agent import (
+    POLICY_FILE,
+    ExploringPolicy,
+    load_agent,
+    load_parameters,
+    make_agent,
+    observation_kind,
+    save_agent,
+    set_parameters,
+)
+from dreamgym.checkpoint import save_dream
+from dreamgym.config import PPOConfig, RunConfig
+from dreamgym.errors import CheckpointError, ConfigError, MissingWeightsError
+from dreamgym.sb3 import codebook_of, make_sb3_env
+
+PPO = RunConfig(network="light", ppo=PPOConfig(n_steps=8, batch_size=8))
+DQN = replace(PPO, algo="DQN")
+
+
+def agent_of(config, dream=None, seed=0):
+    env = make_sb3_env(dream or make_tiny_dream(), 2, observation=observation_kind(config.algo), seed=0, device="cpu")
+    return make_agent(config, env, seed)
+
+
+def observe(agent, count=64):
+    agent.env.seed(0)
+    return np.repeat(agent.env.reset()[:1], count, axis=0)
+
+
+@pytest.mark.parametrize(("algo", "kind"), [("PPO", "embedding"), ("dqn", "codes"), ("QRDQN", "codes")])
+def test_algorithms_that_keep_a_buffer_see_codes(algo, kind):
+    assert observation_kind(algo) == kind
+
+
+def test_an_unknown_algorithm_is_refused():
+    with pytest.raises(ConfigError, match="PPO"):
+        observation_kind("PPPO")
+
+
+def test_the_runs_hyperparameters_reach_ppo():
+    agent = agent_of(replace(PPO, ppo=PPOConfig(n_steps=8, batch_size=8, gamma=0.5, vf_coef=0.125, learning_rate=1e-5)))
+    assert (agent.gamma, agent.vf_coef, agent.learning_rate, agent.n_steps) == (0.5, 0.125, 1e-5, 8)
+
+
+def test_temperature_flattens_the_policy_as_dividing_its_logits_does():
+    agent = agent_of(PPO)
+    bias = torch.log(torch.tensor([0.7, 0.1, 0.05, 0.05, 0.05, 0.05]))
+    with torch.no_grad():
+        agent.policy.action_net.weight.zero_()
+        agent.policy.action_net.bias.copy_(bias)
+    seen = observe(agent, 6000)
+    for temperature in (1.0, 2.0):
+        torch.manual_seed(0)
+        actions, _ = ExploringPolicy(agent, temperature, 0.0, 0).predict(seen)
+        share = np.bincount(actions, minlength=6) / len(actions)
+        assert share == pytest.approx(torch.softmax(bias / temperature, 0).numpy(), abs=0.025)
+
+
+def test_exploring_leaves_no_hook_behind_even_when_the_policy_fails():
+    agent = agent_of(PPO)
+    policy = ExploringPolicy(agent, 2.0, 0.0, 0)
+    policy.predict(observe(agent, 1))
+    with pytest.raises((ValueError, RuntimeError)):
+        policy.predict(np.zeros((1, 2), np.float32))
+    assert not agent.policy.action_net._forward_hooks
+
+
+def test_a_policy_without_logits_explores_by_chance():
+    agent = agent_of(DQN)
+    seen = observe(agent, 2000)
+    greedy, _ = ExploringPolicy(agent, 2.0, 0.0, 0).predict(seen)
+    assert len(set(greedy.tolist())) == 1
+    explored, _ = ExploringPolicy(agent, 2.0, 0.6, 0).predict(seen)
+    assert (explored != greedy[0]).mean() == pytest.approx(0.6 * 5 / 6, abs=0.04)
+
+
+def test_a_policy_with_logits_does_not_explore_by_chance_as_well():
+    agent = agent_of(PPO)
+    with torch.no_grad():
+        agent.policy.action_net.weight.zero_()
+        agent.policy.action_net.bias.copy_(torch.tensor([99.0, 0, 0, 0, 0, 0]))
+    actions, _ = ExploringPolicy(agent, 1.0, 1.0, 0).predict(observe(agent))
+    assert not actions.any()
+
+
+@pytest.mark.parametrize("config", [PPO, DQN], ids=["PPO", "DQN"])
+def test_an_agent_comes_back_from_its_run_without_a_pickle_being_opened(tmp_path, monkeypatch, config):
+    dream = make_tiny_dream()
+    save_dream(tmp_path, dream)
+    agent = agent_of(config, dream, seed=7)
+    save_agent(tmp_path / POLICY_FILE, agent)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("unpickled")
+
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    with monkeypatch.context() as patch:
+        patch.setattr(pickle, "loads", refuse)
+        patch.setattr(pickle, "load", refuse)
+        loaded = load_agent(tmp_path, config)
+    after = torch.random.get_rng_state(), np.random.get_state()[1], random.getstate()
+    assert torch.equal(before[0], after[0]) and np.array_equal(before[1], after[1]) and before[2] == after[2]
+    for name, value in agent.policy.state_dict().items():
+        assert torch.equal(value, loaded.policy.state_dict()[name]), name
+
+
+def test_an_agent_that_sees_codes_looks_them_up_in_the_refitted_codebook():
+    trained = agent_of(DQN, make_tiny_dream())
+    refitted = make_tiny_dream()
+    refitted.world_model.codec.quantizer.codes.add_(1.0)
+    agent = agent_of(DQN, refitted, seed=1)
+    set_parameters(agent, trained.get_parameters(), refitted.world_model)
+    for network in (agent.policy.q_net, agent.policy.q_net_target):
+        assert torch.equal(network.features_extractor.codebook, codebook_of(refitted.world_model))
+        assert torch.equal(network.q_net[0].weight, trained.policy.q_net.q_net[0].weight)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "flipped", "pickle"])
+def test_a_damaged_policy_is_refused_and_named(tmp_path, damage):
+    path = tmp_path / POLICY_FILE
+    save_agent(path, agent_of(PPO))
+    content = bytearray(path.read_bytes())
+    if damage == "garbage":
+        path.write_bytes(b"no zip")
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        with zipfile.ZipFile(path) as archive:
+            start = archive.getinfo("policy.pth").header_offset + 2000
+        content[start : start + 50] = bytes(50 * [255])
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("policy.pth", pickle.dumps(zipfile.ZipFile))
+    with pytest.raises(CheckpointError, match="damaged") as caught:
+        load_parameters(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_policy_says_how_to_train_one(tmp_path):
+    with pytest.raises(MissingWeightsError, match="dreamgym train"):
+        load_parameters(tmp_path / POLICY_FILE)
+
+
+def test_a_policy_of_another_network_is_refused(tmp_path):
+    save_dream(tmp_path, make_tiny_dream())
+    save_agent(tmp_path / POLICY_FILE, agent_of(PPO))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_agent(tmp_path, replace(PPO, network="paper"))

@@ -1,0 +1,339 @@
+import ast
+import inspect
+from dataclasses import fields, replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+import dreamgym.fit
+from dreamgym.collect import GameSession, collect_random
+from dreamgym.errors import ConfigError, InvalidInputError
+from dreamgym.evaluate import RandomPolicy
+from dreamgym.fit import FitConfig, Fitter, dynamics_loss, encode_replay
+from dreamgym.models.codecs import VQVAEConfig
+from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.models.losses import masked_mean
+from dreamgym.models.quantizer import QuantizerConfig
+from dreamgym.real import make_game_env
+from dreamgym.replay import Replay
+from dreamgym.world_model import WorldModel, WorldModelConfig
+
+SMALL = FitConfig(
+    codec_batch_size=8, dynamics_batch_size=8, sequence_length=6, unquantized_updates=5, dynamics_learning_rate=3e-3
+)
+
+
+def world_model(num_actions=6, **codec) -> WorldModel:
+    return WorldModel(
+        WorldModelConfig(
+            num_actions=num_actions,
+            codec=VQVAEConfig(width=4, **codec),
+            dynamics=ConvLSTMConfig(hidden=8, kernel=3, reward_hidden=16),
+            bf16=False,
+        ),
+        seed=0,
+    )
+
+
+@cache
+def pong() -> Replay:
+    env = make_game_env("Pong")
+    replay = Replay(300)
+    collect_random(GameSession(env, replay, lambda n: n), 300, RandomPolicy(env.action_space, 0), progress=False)
+    env.close()
+    return replay
+
+
+def game(length=40, end=20, terminated=True, life_lost=None) -> Replay:
+    """Noise in which an episode ends at a given step."""
+    rng = np.random.default_rng(0)
+    replay = Replay(length)
+    for step in range(length):
+        over = step == end
+        replay.append(
+            rng.integers(0, 256, (96, 96), dtype=np.uint8),
+            int(rng.integers(6)),
+            float(rng.integers(-1, 2)),
+            over and terminated,
+            over and not terminated,
+            step == life_lost,
+            step in (0, end + 1),
+        )
+    return replay
+
+
+def fit(fitter, replay, codec_updates, dynamics_updates, seed=0):
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    return fitter.fit(replay, codec_updates, dynamics_updates, rng, generator, progress=False)
+
+
+def test_losses_fall_on_real_experience():
+    model = world_model(pixel_bias=False)
+    config = replace(SMALL, bf16=False)
+    first = fit(Fitter(model, config), pong(), 1, 1)
+    second = fit(Fitter(model, config), pong(), 60, 60)
+    assert second["codec/reconstruction"] < first["codec/reconstruction"] - 500
+    assert second["dynamics/latent"] < 0.8 * first["dynamics/latent"]
+    assert second["dynamics/accuracy"] > first["dynamics/accuracy"] + 0.1
+    assert not any(module.training for module in model.modules())
+
+
+def losses_of(replay, config=SMALL, start=15, latents=None, weights=None):
+    model = world_model()
+    windows = replay.windows_from(np.array([start]), 12)
+    if weights is not None:
+        windows = windows._replace(weights=np.array([weights], dtype=np.float32))
+    if latents is None:
+        latents = torch.as_tensor(encode_replay(model, replay)[windows.indices]).long()
+    loss, metrics = dynamics_loss(model, replay, windows, latents, replace(config, bf16=False))
+    loss.backward()
+    gradient = torch.cat([p.grad.flatten() for p in model.dynamics.parameters() if p.grad is not None])
+    return loss.item(), metrics, gradient, windows
+
+
+def test_what_follows_an_episodes_end_changes_neither_loss_nor_gradient():
+    replay, other = game(), Replay(40)
+    for i in range(40):
+        after = i > 20
+        other.append(
+            255 - replay.frames_at(i)[0] if after else replay.frames_at(i)[0],
+            5 - int(replay.actions_at(i)) if after else int(replay.actions_at(i)),
+            -float(replay.rewards_at(i)) if after else float(replay.rewards_at(i)),
+            bool(replay.terminated_at(i)) or i == 25,
+            False,
+            after,
+            bool(replay.first_at(i)) or i == 26,
+        )
+    loss, metrics, gradient, windows = losses_of(replay)
+    changed_loss, changed, changed_gradient, _ = losses_of(other)
+    assert windows.mask[0].tolist() == [True] * 6 + [False] * 6
+    assert loss == changed_loss
+    assert torch.equal(gradient, changed_gradient)
+    assert all(torch.equal(metrics[name], changed[name]) for name in metrics)
+
+
+def test_the_step_that_ends_an_episode_teaches_its_reward_and_its_end_but_no_latent():
+    replay = game()
+    model = world_model()
+    latents = torch.as_tensor(encode_replay(model, replay)).long()
+    windows = replay.windows_from(np.array([20]), 7)
+    assert windows.mask[0].tolist() == [True] + [False] * 6
+    _, metrics = dynamics_loss(model, replay, windows, latents[windows.indices], SMALL)
+    assert metrics["latent"] == 0
+    assert metrics["reward"] > 0 and metrics["end"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "life_loss_ends", "ends"),
+    [
+        ({"terminated": True}, True, True),
+        ({"terminated": False}, True, False),
+        ({"end": 30, "life_lost": 20}, True, True),
+        ({"end": 30, "life_lost": 20}, False, False),
+    ],
+    ids=["termination", "truncation", "lost life", "lost life that does not count"],
+)
+def test_terminations_and_lost_lives_are_ends_and_truncations_are_not(monkeypatch, settings, life_loss_ends, ends):
+    seen = {}
+    monkeypatch.setattr(
+        dreamgym.fit,
+        "end_cross_entropy",
+        lambda logits, targets: seen.setdefault("ends", targets).float() * 0 + logits * 0,
+    )
+    losses_of(game(**settings), replace(SMALL, life_loss_ends=life_loss_ends))
+    assert seen["ends"][0].tolist()[:6] == [False] * 5 + [ends]
+
+
+def test_importance_weights_scale_a_windows_loss():
+    replay = game()
+    assert losses_of(replay, weights=0.5)[0] == pytest.approx(0.5 * losses_of(replay)[0], rel=1e-5)
+
+
+def test_weights_of_the_losses_add_up():
+    replay = game()
+    _, metrics, _, _ = losses_of(replay)
+    total = losses_of(replay, replace(SMALL, reward_weight=3.0, end_weight=2.0))[0]
+    assert total == pytest.approx((metrics["latent"] + 3 * metrics["reward"] + 2 * metrics["end"]).item(), rel=1e-5)
+
+
+def test_event_windows_are_drawn_more_often_and_weigh_less():
+    replay = Replay(500, (4, 4))
+    for step in range(500):
+        replay.append(np.zeros((4, 4), np.uint8), 0, float(step == 250), False, False, False, step == 0)
+    replay.prioritise_events(10, 4.0)
+    windows = replay.sample_windows(20_000, 11, np.random.default_rng(0))
+    eventful = (replay.rewards_at(windows.indices[:, :-1]) != 0).any(axis=1)
+    assert eventful.mean() == pytest.approx(4 * 10 / (490 + 30), rel=0.1)
+    assert windows.weights[eventful].max() == pytest.approx(windows.weights[~eventful].min() / 4)
+    # Any mean of weighted losses is what it would be without priorities.
+    values = torch.as_tensor(eventful[:, None].astype(np.float32))
+    mean = masked_mean(values, torch.ones_like(values, dtype=torch.bool), torch.as_tensor(windows.weights))
+    assert mean.item() == pytest.approx(10 / 490, rel=0.1)
+
+
+@pytest.mark.parametrize(("priority", "uniform"), [(1.0, True), (50.0, False)])
+def test_the_fit_draws_by_event_priority(monkeypatch, priority, uniform):
+    drawn = []
+    original = Replay.sample_windows
+
+    def spy(self, *args, **kwargs):
+        windows = original(self, *args, **kwargs)
+        drawn.append(windows)
+        return windows
+
+    monkeypatch.setattr(Replay, "sample_windows", spy)
+    fit(Fitter(world_model(), replace(SMALL, event_priority=priority, bf16=False)), pong(), 0, 3)
+    assert len(drawn) == 3
+    assert all((windows.weights == 1).all() for windows in drawn) == uniform
+
+
+@pytest.mark.parametrize("windows", ["uniform", "balanced", "epoch"])
+def test_windows_of_every_kind_are_one_step_longer_than_a_sequence(windows):
+    fitter = Fitter(world_model(), replace(SMALL, windows=windows))
+    drawn = fitter._window_source(pong(), np.random.default_rng(0))()
+    assert drawn.indices.shape == (8, 7)
+
+
+def test_epoch_windows_show_every_step_once():
+    replay = pong()
+    batches = dreamgym.fit._epochs(replay, 4, 12, np.random.default_rng(0))
+    for _ in range(3):
+        starts: list[int] = []
+        # An epoch has 26 or 27 windows of 11 steps and one more for the last target.
+        while len(starts) < 26:
+            starts += next(batches).indices[:, 0].tolist()
+        inputs = np.sort(np.concatenate([np.arange(s, s + 11) for s in starts]))
+        assert (np.diff(inputs) == 1).all()
+        assert inputs[0] < 11 and inputs[-1] >= 300 - 12
+
+
+def test_after_the_context_the_models_own_latents_are_its_input():
+    replay = pong()
+    model = world_model()
+    windows = replay.windows_from(np.array([50, 60]), 9)
+    latents = torch.as_tensor(encode_replay(model, replay)[windows.indices]).long()
+    other = latents.clone()
+    other[:, 3:8] = (other[:, 3:8] + 1) % 128
+    config = replace(SMALL, context_steps=3, bf16=False)
+    rewards = [
+        dynamics_loss(model, replay, windows, z, config, torch.Generator().manual_seed(0))[1]["reward"]
+        for z in (latents, other)
+    ]
+    forced = [dynamics_loss(model, replay, windows, z, SMALL)[1]["reward"] for z in (latents, other)]
+    assert rewards[0] == rewards[1]
+    assert forced[0] != forced[1]
+
+
+def test_the_papers_way_fits_codec_and_dynamics_alternately():
+    model = world_model(foreground_weight=0.0, pixel_bias=False, quantizer=QuantizerConfig(released_bias=True))
+    config = replace(FitConfig.published(), codec_batch_size=4)
+    fitter = Fitter(model, config)
+    calls = []
+    codec_update, dynamics_update = fitter._codec_update, fitter._dynamics_update
+    fitter._codec_update = lambda *args: calls.append("c") or codec_update(*args)
+    fitter._dynamics_update = lambda *args: calls.append("d") or dynamics_update(*args)
+    report = fit(fitter, pong(), 3 + 4, 8)
+    assert "".join(calls) == "ccc" + "cdd" * 4
+    assert {"codec/reconstruction", "dynamics/latent"} <= set(report)
+    assert fitter.codec_optimizer.param_groups[0]["lr"] == config.codec_learning_rate
+
+
+def test_the_reward_head_has_its_own_learning_rate_and_norms_do_not_decay():
+    model = world_model()
+    fitter = Fitter(model, replace(SMALL, reward_learning_rate=7e-3, dynamics_learning_rate=2e-3, weight_decay=0.1))
+    rates, decays = {}, {}
+    for group in fitter.dynamics_optimizer.param_groups:
+        for parameter in group["params"]:
+            rates[id(parameter)], decays[id(parameter)] = group["lr"], group["weight_decay"]
+    for name, parameter in model.dynamics.named_parameters():
+        assert rates[id(parameter)] == (7e-3 if name.startswith("reward_head") else 2e-3)
+        product = parameter.dim() > 1 and "norm" not in name and name.endswith("weight")
+        if name.startswith(("reward_head.1.", "end_head.1.")):
+            product = False
+        assert decays[id(parameter)] == (0.1 if product else 0.0), name
+
+
+def test_learning_rates_fall_to_their_final_share_within_a_round():
+    fitter = Fitter(world_model(), replace(SMALL, final_rate=0.1))
+    fit(fitter, pong(), 50, 50)
+    first = replace(SMALL).codec_warmup_learning_rate
+    assert fitter.codec_optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * first, rel=0.02)
+    assert fitter.dynamics_optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 3e-3, rel=0.02)
+
+
+def test_the_codebook_is_seeded_once_when_quantisation_begins(monkeypatch):
+    model, seeded = world_model(), []
+    monkeypatch.setattr(model.codec, "seed_codebook", lambda frames, generator: seeded.append(len(frames)))
+    fitter = Fitter(model, replace(SMALL, unquantized_updates=4))
+    fit(fitter, pong(), 3, 0)
+    assert not seeded
+    fit(fitter, pong(), 6, 0)
+    assert len(seeded) == 1
+
+
+def test_the_background_is_learned_once():
+    model = world_model()
+    fitter = Fitter(model, SMALL)
+    fit(fitter, pong(), 1, 0)
+    assert torch.equal(model.codec.background, torch.as_tensor(pong().background()).float() / 255)
+    fit(fitter, game(), 1, 0)
+    assert torch.equal(model.codec.background, torch.as_tensor(pong().background()).float() / 255)
+
+
+def test_a_fit_is_a_function_of_its_seeds_and_goes_on_from_its_state():
+    def run(interrupted: bool):
+        replay = pong()
+        replay.visits = np.zeros(len(replay), np.int64)
+        model = world_model()
+        fitter = Fitter(model, replace(SMALL, windows="balanced"))
+        fit(fitter, replay, 8, 4, seed=1)
+        if interrupted:
+            weights, state, visits = model.state_dict(), fitter.state_dict(), replay.visits
+            model = world_model()
+            fitter = Fitter(model, replace(SMALL, windows="balanced"))
+            model.load_state_dict(weights)
+            fitter.load_state_dict(state)
+            replay.visits = visits
+        fit(fitter, replay, 8, 4, seed=2)
+        return model.state_dict()
+
+    whole, halves = run(False), run(True)
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+
+
+def test_motion_weights_are_used_in_a_fit(monkeypatch):
+    model = world_model(motion_weight=5.0)
+    given = []
+    original = model.codec.loss
+    monkeypatch.setattr(
+        model.codec,
+        "loss",
+        lambda frames, previous=None, **kw: given.append(previous) or original(frames, previous, **kw),
+    )
+    fit(Fitter(model, SMALL), pong(), 1, 0)
+    assert given[0] is not None and given[0].shape == (8, 1, 96, 96)
+
+
+def test_too_little_experience_is_refused():
+    with pytest.raises(InvalidInputError, match="sequence_length=6"):
+        fit(Fitter(world_model(), SMALL), game(6, 3), 1, 1)
+
+
+@pytest.mark.parametrize("settings", [{"windows": "all"}, {"event_priority": 0.5}, {"final_rate": 0.0}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ConfigError):
+        FitConfig(**settings)
+
+
+def test_every_setting_of_the_fit_is_read_by_it():
+    tree = ast.parse(inspect.getsource(dreamgym.fit))
+    read = {
+        node.attr
+        for kind in tree.body
+        if not (isinstance(kind, ast.ClassDef) and kind.name == "FitConfig")
+        for node in ast.walk(kind)
+        if isinstance(node, ast.Attribute)
+    }
+    assert {f.name for f in fields(FitConfig)} <= read
