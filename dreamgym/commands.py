@@ -196,6 +196,10 @@ def play(
     from dreamgym.envs import DreamEnv
 
     opened = _open(run, device)
+    if opened.dream.world_model.config.continuous:
+        raise ConfigError(
+            "play: expected a game with discrete actions; this one's are continuous, keys cannot say them."
+        )
     env = DreamEnv(
         checkpoint=opened.dream,
         device=str(opened.device),
@@ -203,20 +207,22 @@ def play(
         seed=seed,
         render_mode="rgb_array",
     )
-    keys = _keys(opened.dream)
-    print("keys: " + ", ".join(f"{'+'.join(names)} = {action}" for names, action in keys.items()))
+    keys, meanings = _keys(opened.dream)
+    named = {"+".join("space" if key == " " else key for key in pressed): act for pressed, act in keys.items()}
+    print("keys: " + ", ".join(f"{pressed} = {meanings[action]}" for pressed, action in named.items()))
     keyboard.play(env, fps=fps, zoom=zoom, keys_to_action=cast(Any, keys), seed=seed, noop=0)
 
 
-def _keys(dream: "Dream") -> dict[tuple[str, ...], int]:
-    """Which keys mean which action: the game's own, else the digits."""
+def _keys(dream: "Dream") -> tuple[dict[tuple[str, ...], int], list[str]]:
+    """Which keys mean which action (the game's own, else the digits), and what the actions are called."""
     from dreamgym.real import make_game_env
 
+    count = dream.world_model.num_actions
     game = make_game_env(dream.world_model.config.game)
     try:
-        return dict(game.get_wrapper_attr("get_keys_to_action")())
+        return dict(game.get_wrapper_attr("get_keys_to_action")()), game.get_wrapper_attr("get_action_meanings")()
     except AttributeError:
-        return {(str(action),): action for action in range(min(10, dream.world_model.num_actions))}
+        return {(str(action),): action for action in range(min(10, count))}, [f"action {i}" for i in range(count)]
     finally:
         game.close()
 
@@ -242,7 +248,11 @@ def info(
     if run is not None and (actions is not None or frames is not None):
         raise ConfigError("info: --actions and --frames go with --preset; a dream has its own.")
     print("device: cpu (nothing is computed)", file=sys.stderr)
-    facts = _dream_facts(run) if run is not None else _preset_facts(cast(str, preset), actions or 6, frames)
+    facts = (
+        _dream_facts(run)
+        if run is not None
+        else _preset_facts(cast(str, preset), 6 if actions is None else actions, frames)
+    )
     if json:
         print(jsonlib.dumps(facts))
         return
