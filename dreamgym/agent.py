@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import warnings
 import zipfile
 import zlib
 from dataclasses import asdict
@@ -155,7 +156,9 @@ def load_agent(run: Path, config: RunConfig, dream: Dream | None = None, device:
     parameters = load_parameters(run / POLICY_FILE, device)
     dream = dream or load_dream(run, device)
     env = make_sb3_env(dream, 1, device=device, observation=observation_kind(config.algo))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # The run's minibatches do not fit the rollouts of one env; this agent only acts.
+        warnings.filterwarnings("ignore", message=".*mini-batch size", category=UserWarning)
         agent = make_agent(config, env, seed=None, device=device)
     try:
         set_parameters(agent, parameters, dream.world_model)

@@ -30,7 +30,7 @@ from dreamgym.config import RunConfig, per_round
 from dreamgym.device import resolve_device
 from dreamgym.dreaming import DreamOptions
 from dreamgym.envs import DreamVectorEnv
-from dreamgym.errors import ConfigError, ReplayError
+from dreamgym.errors import ConfigError, DreamgymError, ReplayError
 from dreamgym.evaluate import RandomPolicy, evaluate_dream, evaluate_real, random_score
 from dreamgym.fidelity import fidelity
 from dreamgym.fit import Fitter
@@ -71,8 +71,15 @@ def train(
     """
     target = resolve_device(device)
     folder = RunFolder(out)
+    new = not folder.config_file.is_file()
     state = folder.begin(config, resume)
-    run = _Run(config, folder, target, state, progress)
+    try:
+        run = _Run(config, folder, target, state, progress)
+    except DreamgymError:
+        if new:
+            # It was never a run: the folder stays free for one with other settings.
+            folder.config_file.unlink()
+        raise
     try:
         run.play()
     finally:

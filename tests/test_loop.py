@@ -1,0 +1,354 @@
+import json
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import dreamgym.checkpoint
+import dreamgym.loop
+import dreamgym.replay
+import dreamgym.run_folder
+from dreamgym.agent import load_agent, observation_kind
+from dreamgym.checkpoint import load_dream
+from dreamgym.config import CollectConfig, DreamConfig, EvaluateConfig, PPOConfig, RunConfig, make_config
+from dreamgym.errors import CheckpointError, ConfigError, ReplayError
+from dreamgym.evaluate import evaluate_real
+from dreamgym.fit import FitConfig, Fitter
+from dreamgym.loop import train
+from dreamgym.models.codecs import VQVAEConfig
+from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.real_env import make_real_env
+from dreamgym.replay import Replay
+from dreamgym.run_folder import Progress, RunFolder, derive_seed
+
+PHASES = ("collect", "fit", "train", "evaluate")
+
+
+class Walk(gym.Env[Any, Any]):
+    """A dot that walks left or right from the middle: reward 1 at the right end, -1 at the left one."""
+
+    observation_space = gym.spaces.Box(0, 255, (32, 32, 3), np.uint8)
+
+    def __init__(self, continuous: bool = False, length: int = 20, render_mode: str | None = None) -> None:
+        self.length, self.render_mode = length, render_mode
+        self.action_space = gym.spaces.Box(-2.0, 1.0, (1,), np.float32) if continuous else gym.spaces.Discrete(2)
+
+    def _show(self):
+        image = np.full((32, 32, 3), 90, np.uint8)
+        image[14:18, self.place : self.place + 3] = 220
+        return image
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.steps = int(self.np_random.integers(12, 18)), 0
+        return self._show(), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.place += 2 if float(np.sum(action)) > 0.5 else -2
+        reward = float(self.place >= 26) - float(self.place <= 2)
+        return self._show(), reward, reward != 0, self.steps >= self.length, {}
+
+
+for name, settings in {"Walk": {}, "Drive": {"continuous": True}, "Blink": {"length": 2}}.items():
+    gym.register(f"{name}Toy-v0", entry_point=Walk, kwargs=settings)
+
+
+def tiny(**changes: Any) -> RunConfig:
+    config = RunConfig(
+        game="WalkToy-v0",
+        preset="tiny",
+        network="light",
+        rounds=2,
+        codec_updates=(4, 2),
+        dynamics_updates=(3,),
+        imagined_steps=(40,),
+        codec=VQVAEConfig(width=2, frame_size=32),
+        dynamics=ConvLSTMConfig(hidden=4, kernel=3, reward_hidden=8),
+        collect=CollectConfig(first_steps=60, steps=30),
+        fit=FitConfig(
+            codec_batch_size=8, dynamics_batch_size=4, sequence_length=5, unquantized_updates=2, windows="balanced"
+        ),
+        dream=DreamConfig(num_envs=4, horizon=5, start_states=16, context=3, latent_stack=3),
+        ppo=PPOConfig(n_steps=10, batch_size=20),
+        evaluate=EvaluateConfig(
+            episodes=2, final_episodes=2, num_envs=2, dream_episodes=4, record_episodes=1, fidelity_starts=8
+        ),
+    )
+    return replace(config, **changes)
+
+
+def leave_out_pictures(monkeypatch):
+    """Neither measures of the machine nor pictures."""
+    monkeypatch.setattr(dreamgym.loop, "matmul_rates", lambda device: {"float32": 1.0, "bfloat16": 1.0})
+    for drawing in ("plot_scores", "plot_fidelity", "write_comparison"):
+        monkeypatch.setattr(dreamgym.loop, drawing, lambda *args, **kwargs: None)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    leave_out_pictures(monkeypatch)
+
+
+def run(config, folder, **settings):
+    return train(config, folder, device="cpu", progress=False, **settings)
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+    return [tensor for part in inner for tensor in tensors_in(part)]
+
+
+def contents(folder) -> dict[str, Any]:
+    """All of a run that is not a time."""
+    run_folder = RunFolder(folder)
+    replay, held_out = Replay.load(run_folder.replay), run_folder.load_held_out(1000)
+    log = [{k: v for k, v in entry.items() if k != "seconds"} for entry in run_folder.log()]
+    every = np.arange(len(replay))
+    return {
+        "log": json.dumps(log),
+        "files": sorted(file.name for file in run_folder.checkpoints.iterdir()),
+        "replay": [replay.frames_at(every).tobytes(), replay.actions_at(every).tobytes(), replay.visits.tobytes()],
+        "held out": held_out.frames_at(np.arange(len(held_out))).tobytes(),
+        "dream": {k: v.numpy().tobytes() for k, v in safetensors.torch.load_file(folder / "dream.safetensors").items()},
+        "metadata": load_dream(folder).metadata,
+        "model": [t.numpy().tobytes() for t in tensors_in(run_folder.load_model(1))],
+        "policy": [t.numpy().tobytes() for t in tensors_in(run_folder.load_policy(1))],
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+        run(tiny(), folder)
+        return contents(folder)
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit(tmp_path, undisturbed):
+    torch.manual_seed(123)
+    np.random.seed(5)
+    assert contents(run(tiny(), tmp_path / "run")) == undisturbed
+
+
+def test_another_seed_gives_another_run(tmp_path, undisturbed):
+    other = contents(run(tiny(seed=1), tmp_path / "run"))
+    assert all(other[name] != undisturbed[name] for name in ("log", "replay", "dream", "model", "policy"))
+
+
+class Killed(BaseException):
+    """Nothing in the package may catch it."""
+
+
+def at_call(count, function, *, after=False):
+    """A function that dies at its call of that number."""
+    calls = []
+
+    def dying(*args, **kwargs):
+        calls.append(1)
+        if len(calls) != count:
+            return function(*args, **kwargs)
+        if after:
+            function(*args, **kwargs)
+        raise Killed
+
+    return dying
+
+
+KILLS = {
+    **{
+        f"{phase} {index} done but not counted": (RunFolder, "finish_phase", 4 * index + number + 1, False)
+        for index in (0, 1)
+        for number, phase in enumerate(PHASES)
+    },
+    **{f"{phase} 1 counted": (RunFolder, "finish_phase", 5 + number, True) for number, phase in enumerate(PHASES)},
+    "first records written but not indexed": (dreamgym.replay, "write_index", 1, False),
+    "later records written but not indexed": (dreamgym.replay, "write_index", 3, False),
+    "within the first collecting": (dreamgym.collect.GameSession, "step", 30, False),
+    "within the second collecting": (dreamgym.collect.GameSession, "step", 75, False),
+    "within the codec's fit": (Fitter, "_codec_update", 5, True),
+    "within the dynamics' fit": (Fitter, "_dynamics_update", 5, True),
+    "model saved, dream not": (dreamgym.loop, "save_dream", 2, False),
+    "policy saved, zip not": (dreamgym.loop, "save_agent", 2, False),
+    "within the evaluation": (dreamgym.loop, "evaluate_dream", 2, False),
+    "held-out episodes removed but not saved": (dreamgym.loop.shutil, "rmtree", 2, True),
+    "dream marked as finished": (dreamgym.loop, "save_dream", 3, True),
+    "log written, progress not": (dreamgym.run_folder, "_write_json", 6, False),
+}
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_run_that_was_killed_and_resumed_ends_like_one_that_was_not(tmp_path, undisturbed, kill):
+    owner, name, count, after = KILLS[kill]
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, at_call(count, getattr(owner, name), after=after))
+        with pytest.raises(Killed):
+            run(tiny(), folder)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert contents(run(tiny(), folder, resume=True)) == undisturbed
+
+
+def test_a_run_killed_again_and_again_ends_like_one_that_was_not(tmp_path, undisturbed):
+    folder = tmp_path / "run"
+    for _ in range(8):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RunFolder, "finish_phase", at_call(1, RunFolder.finish_phase, after=True))
+            with suppress(Killed):
+                run(tiny(), folder, resume=True)
+    assert RunFolder(folder).progress().round == 2
+    assert contents(run(tiny(), folder, resume=True)) == undisturbed
+
+
+def test_a_run_folder_holds_what_it_should_and_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
+    folder = run(tiny(), tmp_path / "run")
+    names = {file.name for file in folder.iterdir()}
+    assert names >= {
+        "config.json",
+        "log.jsonl",
+        "tensorboard",
+        "replay",
+        "checkpoints",
+        "dream.safetensors",
+        "policy.zip",
+    }
+    assert RunFolder(folder).config() == tiny()
+    log = RunFolder(folder).log()
+    assert [(entry["round"], entry["phase"]) for entry in log] == [(i, phase) for i in (0, 1) for phase in PHASES]
+    assert log[0]["interactions"] == 60 and log[4]["interactions"] == 90 and log[6]["imagined_steps"] == 80
+    assert {"real", "dream", "random", "fidelity"} <= set(log[3])
+    assert log[3]["fidelity"]["windows_uniform"] > 0
+    metadata = load_dream(folder).metadata
+    assert metadata["finished"] and metadata["score"]["mean"] == log[7]["real"]["mean"]
+    assert any(file.name.startswith("events") for file in (folder / "tensorboard").iterdir())
+    monkeypatch.setattr(Fitter, "fit", None)
+    run(tiny(), folder, resume=True)
+    assert RunFolder(folder).log() == log
+
+
+def test_the_final_score_is_that_of_the_saved_agent(tmp_path):
+    folder = run(tiny(), tmp_path / "run")
+    dream = load_dream(folder)
+    agent = load_agent(folder, tiny(), dream)
+    games = make_real_env(dream, 2, device="cpu", observation=observation_kind("PPO"), sticky_actions=0.0, noop_max=30)
+    score = evaluate_real(agent, games, 2, derive_seed(0, "evaluate", 1))
+    games.close()
+    assert list(score.episodes) == RunFolder(folder).log()[-1]["real"]["episodes"]
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
+    folder = tmp_path / "run"
+    RunFolder(folder).begin(tiny(), resume=False)
+    with pytest.raises(ConfigError, match="--resume"):
+        run(tiny(), folder)
+
+
+def test_resuming_with_other_settings_is_refused_with_their_names(tmp_path):
+    folder = tmp_path / "run"
+    RunFolder(folder).begin(tiny(), resume=False)
+    other = tiny(seed=4, dream=replace(tiny().dream, horizon=9))
+    with pytest.raises(ConfigError) as caught:
+        run(other, folder, resume=True)
+    assert "seed: 0 / 4" in str(caught.value) and "dream.horizon: 5 / 9" in str(caught.value)
+    assert "rounds" not in str(caught.value)
+
+
+def test_remains_of_a_run_without_its_configuration_are_refused(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.replay.mkdir()
+    with pytest.raises(ConfigError, match=r"replay without config\.json"):
+        folder.begin(tiny(), resume=True)
+
+
+def test_a_run_that_lost_its_experience_or_its_weights_says_so(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunFolder, "finish_phase", at_call(2, RunFolder.finish_phase, after=True))
+        run(tiny(), folder)
+    model = folder / "checkpoints" / "model-000.pt"
+    content = model.read_bytes()
+    for damage in (b"garbage", content[:1000], None):
+        model.unlink() if damage is None else model.write_bytes(damage)
+        with pytest.raises(CheckpointError, match="model-000"):
+            run(tiny(), folder, resume=True)
+    model.write_bytes(content)
+    (folder / "replay" / "replay.json").unlink()
+    with pytest.raises(ReplayError, match="expected 60 records, got 0"):
+        run(tiny(), folder, resume=True)
+
+
+def test_a_damaged_progress_file_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin(tiny(), resume=False)
+    folder.progress_file.write_text('{"round": ')
+    with pytest.raises(CheckpointError, match=r"progress\.json"):
+        folder.begin(tiny(), resume=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"algo": "PPPO"}, {"algo": "SAC"}, {"network": "huge"}, {"dream": replace(tiny().dream, reward="guessed")}],
+    ids=["no such algorithm", "one that cannot act", "network", "reward"],
+)
+def test_a_run_that_cannot_work_fails_before_its_first_step(tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(Replay, "append", None)
+    with pytest.raises(ConfigError):
+        run(tiny(**changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("game", "algo"), [("WalkToy-v0", "DQN"), ("DriveToy-v0", "PPO"), ("BlinkToy-v0", "PPO")], ids=str
+)
+def test_other_games_and_algorithms_run_too(tmp_path, game, algo):
+    config = tiny(game=game, algo=algo, evaluate=replace(tiny().evaluate, episodes=1, final_episodes=1))
+    log = RunFolder(run(config, tmp_path / "run")).log()
+    assert len(log) == 8
+    assert ("fidelity" in log[-1]) == (game != "BlinkToy-v0")
+    agent = load_agent(tmp_path / "run", config)
+    assert agent.predict(agent.env.reset())[0].shape[0] == 1
+
+
+def test_pong_runs_and_its_ball_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(dreamgym.loop, "matmul_rates", lambda device: {"float32": 1.0, "bfloat16": 1.0})
+    smoke = make_config("smoke")
+    config = replace(
+        smoke,
+        rounds=1,
+        codec_updates=(3,),
+        dynamics_updates=(2,),
+        imagined_steps=(200,),
+        collect=CollectConfig(first_steps=80),
+        ppo=PPOConfig(n_steps=10, batch_size=80),
+        evaluate=replace(smoke.evaluate, final_episodes=1, num_envs=1, fidelity_starts=8),
+    )
+    folder = run(config, tmp_path / "run")
+    assert 0 <= RunFolder(folder).log()[-1]["fidelity"]["ball_located"] <= 1
+    for name in ("scores.png", "fidelity.png", "imagined_vs_real.mp4", "imagined_vs_real.png"):
+        assert (folder / name).stat().st_size > 1000
+
+
+def test_progress_goes_through_the_phases_and_on_to_the_next_round():
+    progress = Progress()
+    passed = []
+    for _ in range(5):
+        passed.append((progress.round, progress.phase))
+        progress.advance()
+    assert passed == [(0, "collect"), (0, "fit"), (0, "train"), (0, "evaluate"), (1, "collect")]
+
+
+def test_streams_have_different_seeds_that_never_change():
+    seeds = {derive_seed(seed, name, n) for seed in range(5) for name in ("fit", "episode", "agent") for n in range(20)}
+    assert len(seeds) == 5 * 3 * 20
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert derive_seed(0, "episode", 7) == derive_seed(0, "episode", 7)
