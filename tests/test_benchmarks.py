@@ -24,7 +24,7 @@ def test_the_benchmark_prints_and_writes_a_rate_for_every_part(
     assert set(measured["matmul_gflops"]) == {"float32", "bfloat16"}
     parts = ("real game", "dream, 1 ", "dream, 4 ", "encode", "decode", "codec training", "dynamics training", "PPO in")
     for part in parts:
-        assert [rate for name, rate in measured["rates"].items() if name.startswith(part)][0] > 0
+        assert next(rate for name, rate in measured["rates"].items() if name.startswith(part)) > 0
     printed = capsys.readouterr().out
     assert "device cpu" in printed
     assert all(name in printed for name in measured["rates"])
