@@ -21,7 +21,15 @@ from dreamgym.replay import Replay
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
 SMALL = FitConfig(
-    codec_batch_size=8, dynamics_batch_size=8, sequence_length=6, unquantized_updates=5, dynamics_learning_rate=3e-3
+    codec_batch_size=8,
+    codec_learning_rate=5e-4,
+    codec_warmup_learning_rate=1e-3,
+    unquantized_updates=5,
+    dynamics_batch_size=8,
+    sequence_length=6,
+    dynamics_learning_rate=3e-3,
+    final_rate=0.25,
+    context_steps=0,
 )
 
 
@@ -74,7 +82,7 @@ def test_losses_fall_on_real_experience():
     config = replace(SMALL, bf16=False)
     first = fit(Fitter(model, config), pong(), 1, 1)
     second = fit(Fitter(model, config), pong(), 60, 60)
-    assert second["codec/reconstruction"] < first["codec/reconstruction"] - 500
+    assert second["codec/reconstruction"] < first["codec/reconstruction"] - 200
     assert second["dynamics/latent"] < 0.8 * first["dynamics/latent"]
     assert second["dynamics/accuracy"] > first["dynamics/accuracy"] + 0.1
     assert not any(module.training for module in model.modules())
