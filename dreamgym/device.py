@@ -2,6 +2,7 @@
 
 import time
 from functools import cache
+from typing import cast
 
 import torch
 
@@ -30,8 +31,11 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         raise DeviceError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {name!r}.")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise DeviceError(f"device {str(name)!r}: this machine or this build of torch has no CUDA; use device='cpu'.")
-        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise DeviceError(
+                f"device {str(name)!r}: this machine or this build of torch has no CUDA; use device='cpu'."
+            )
+        index = cast("int | None", device.index)
+        if index is not None and index >= torch.cuda.device_count():
             raise DeviceError(f"device {str(name)!r}: expected an index below {torch.cuda.device_count()}.")
     return device
 
@@ -54,6 +58,6 @@ def _product_seconds(dtype: torch.dtype, size: int = 512) -> float:
     times: list[float] = []
     for _ in range(5):
         started = time.perf_counter()
-        left @ right
+        torch.mm(left, right)
         times.append(time.perf_counter() - started)
     return min(times)
