@@ -261,32 +261,30 @@ def _smoke() -> RunConfig:
 
 def _quick() -> RunConfig:
     """A dream with a ball in it, in minutes."""
-    return RunConfig(
+    return replace(
+        _laptop(),
         preset="quick",
-        network="light",
-        rounds=2,
-        codec_updates=(600, 150),
-        dynamics_updates=(200, 200),
-        imagined_steps=(40_000, 60_000),
-        codec=VQVAEConfig(width=16),
-        dynamics=ConvLSTMConfig(hidden=64, reward_hidden=128),
-        collect=CollectConfig(first_steps=8_000, steps=4_000),
-        evaluate=EvaluateConfig(episodes=8, final_episodes=32),
+        rounds=3,
+        codec_updates=(500, 100),
+        dynamics_updates=(300, 200),
+        imagined_steps=(60_000,),
+        collect=CollectConfig(first_steps=6_000, steps=3_000),
     )
 
 
 def _laptop() -> RunConfig:
-    """A sitting on two cores."""
+    """A sitting on two cores: networks of half the paper's width, a lighter policy."""
     return RunConfig(
         preset="laptop",
         network="light",
         rounds=12,
-        codec_updates=(750, 200),
-        dynamics_updates=(500,),
-        imagined_steps=(100_000,),
+        codec_updates=(750, 100),
+        dynamics_updates=(500, 400),
+        imagined_steps=(150_000,),
         codec=VQVAEConfig(width=16),
-        dynamics=ConvLSTMConfig(hidden=64, reward_hidden=128),
+        dynamics=ConvLSTMConfig(hidden=64, kernel=3, reward_hidden=128, latent_skip=True),
         collect=CollectConfig(first_steps=12_800, steps=6_400),
+        fit=FitConfig(dynamics_batch_size=32),
     )
 
 

@@ -1,6 +1,5 @@
 """Which device to compute on: chosen once, said aloud, never silently another one."""
 
-import time
 from functools import cache
 from typing import cast
 
@@ -42,22 +41,14 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 
 @cache
 def bf16_is_faster(kind: str) -> bool:
-    """Whether matrix products in bfloat16 are clearly faster here than in float32, measured once a process.
+    """Whether this hardware multiplies matrices in bfloat16, which is then faster than float32.
+
+    A property of the hardware, not a timing, so that every process of a run decides alike.
 
     Args:
         kind: "cpu" or "cuda". Processors without bfloat16 units emulate it, many times slower.
     """
     if kind == "cuda":
         return torch.cuda.is_bf16_supported()
-    return _product_seconds(torch.float32) > 1.2 * _product_seconds(torch.bfloat16)
-
-
-def _product_seconds(dtype: torch.dtype, size: int = 512) -> float:
-    """The best of several products: what others do on the machine meanwhile does not decide."""
-    left, right = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-    times: list[float] = []
-    for _ in range(5):
-        started = time.perf_counter()
-        torch.mm(left, right)
-        times.append(time.perf_counter() - started)
-    return min(times)
+    able = torch.cpu.get_capabilities()
+    return any(bool(able.get(unit, False)) for unit in ("amx_bf16", "avx512_bf16", "bf16", "arm_bf16"))

@@ -61,9 +61,9 @@ class FitConfig:
     unquantized_updates: int = 100
     dynamics_batch_size: int = 64
     sequence_length: int = 16
-    dynamics_learning_rate: float = 1e-3
-    reward_learning_rate: float = 1e-3
-    final_rate: float = 0.25
+    dynamics_learning_rate: float = 3e-3
+    reward_learning_rate: float = 3e-3
+    final_rate: float = 0.1
     weight_decay: float = 0.02
     gradient_clip: float = 100.0
     context_steps: int = 0
