@@ -41,7 +41,7 @@ from dreamgym.pong import FRAME_SHAPE, ball_located, shows_ball
 from dreamgym.real import make_game_env
 from dreamgym.real_env import GameOptions, make_real_env
 from dreamgym.replay import Replay
-from dreamgym.report import Record, flat_numbers, round_line, summary_table, write_comparison
+from dreamgym.report import Record, flat_numbers, rollout_strip, round_line, summary_table, write_comparison
 from dreamgym.run_folder import Progress, RunFolder, derive_seed
 from dreamgym.sb3 import make_sb3_env
 from dreamgym.world_model import WorldModel, WorldModelConfig
@@ -242,6 +242,8 @@ class _Run:
             longest = max(stop - start for start, stop in held_out.iter_episodes())
             if longest >= config.dream.context:
                 record["fidelity"] = self._measure_dream(dream, held_out, seed)
+                picture = rollout_strip(dream, held_out, seed)
+                self.writer.add_image("imagined_beside_real", picture, self._interactions(index), dataformats="HWC")
             shutil.rmtree(self.folder.held_out, ignore_errors=True)
             held_out.save(self.folder.held_out)
         if last:

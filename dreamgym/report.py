@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from dreamgym.checkpoint import Dream
 from dreamgym.replay import Replay
-from dreamgym.video import compare_rollouts, side_by_side, strip, write_image, write_video
+from dreamgym.video import Comparison, compare_rollouts, side_by_side, strip, write_image, write_video
 
 Record = dict[str, Any]
 
@@ -25,8 +28,26 @@ def write_comparison(dream: Dream, replay: Replay, path: Path, horizon: int = 50
     """
     shown = compare_rollouts(dream, replay, horizon=horizon, seed=seed)
     frames = side_by_side(shown.real, shown.dream, real_rewards=shown.real_rewards, dream_rewards=shown.dream_rewards)
-    write_image(path.with_suffix(".png"), strip(shown.real, shown.dream, steps=list(range(min(25, len(shown.real))))))
+    write_image(path.with_suffix(".png"), _strip_of(shown))
     return write_video(path, frames)
+
+
+def rollout_strip(dream: Dream, replay: Replay, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """The start and the next 24 imagined frames below the real ones, as one picture.
+
+    Args:
+        dream: what dreams.
+        replay: real experience with an episode of some length.
+        seed: of the start and of the dream.
+
+    Returns:
+        (height, width, 3) uint8 in RGB.
+    """
+    return _strip_of(compare_rollouts(dream, replay, horizon=24, seed=seed))
+
+
+def _strip_of(shown: Comparison) -> npt.NDArray[np.uint8]:
+    return strip(shown.real, shown.dream, steps=list(range(min(25, len(shown.real)))))
 
 
 def summary_table(log: list[Record]) -> str:

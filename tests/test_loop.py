@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dreamgym.checkpoint
 import dreamgym.loop
@@ -229,7 +230,9 @@ def test_a_run_folder_holds_what_it_should_and_a_finished_run_is_not_run_again(t
     assert log[3]["fidelity"]["windows_uniform"] > 0
     metadata = load_dream(folder).metadata
     assert metadata["finished"] and metadata["score"]["mean"] == log[7]["real"]["mean"]
-    assert any(file.name.startswith("events") for file in (folder / "tensorboard").iterdir())
+    board = EventAccumulator(str(folder / "tensorboard"), {"images": 0}).Reload().Tags()
+    assert {"real/mean", "dream/mean", "fit/codec/perplexity"} <= set(board["scalars"])
+    assert board["images"] == ["imagined_beside_real"]
     monkeypatch.setattr(Fitter, "fit", None)
     run(tiny(), folder, resume=True)
     assert RunFolder(folder).log() == log
