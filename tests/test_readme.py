@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dreamgym.config import PRESETS, make_config
+
 README = Path(__file__).parent.parent / "README.md"
 SMALLER = {"200_000": "1_600", "episodes=32": "episodes=1", "num_envs=8)": "num_envs=1)", "num_envs=1024": "num_envs=8"}
 
@@ -20,3 +22,8 @@ def test_the_snippets_of_the_readme_run(smoke_run: Path, capsys: pytest.CaptureF
     exec(code, names)
     assert {"env", "dreams", "model", "score", "simulator", "saved"} <= set(names)
     assert capsys.readouterr().out.startswith("-")
+
+
+def test_the_readme_states_the_real_steps_of_every_preset() -> None:
+    stated = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", README.read_text(), re.MULTILINE))
+    assert stated == {preset: f"{make_config(preset).interactions:,}" for preset in PRESETS}
