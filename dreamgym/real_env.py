@@ -182,13 +182,15 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return self._frames[:, -1].copy()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode in every game; a seed makes them repeatable."""
+        """Begin an episode in every game, or in those of ``options["reset_mask"]``; a seed makes them repeatable."""
         seed, self._first_seed = self._first_seed if seed is None else seed, None
         if seed is not None:
             self._np_random, self._np_random_seed = seeding.np_random(seed)
+        # Read before the games are reset: Gymnasium's own vector env takes the mask out of the options.
+        mask = None if options is None else options.get("reset_mask")
         frames, infos = self.games.reset(seed=seed, options=options)
         self._frames = np.asarray(frames)
-        self._tracker.begin(self._frames)
+        self._tracker.begin(self._frames, None if mask is None else np.flatnonzero(mask))
         return self._observe(), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

@@ -109,6 +109,20 @@ def test_games_of_the_vector_env_begin_anew_within_the_step(tiny_dream: Dream, h
                 assert not observation["hidden"].any()
 
 
+@pytest.mark.parametrize("hidden_state", [False, True])
+def test_a_masked_reset_leaves_what_the_other_games_have_seen(tiny_dream: Dream, hidden_state: bool) -> None:
+    env = make_real_env(tiny_dream, 2, device="cpu", observation="codes", hidden_state=hidden_state)
+    env.reset(seed=3)
+    seen = [env.step(np.array([2, 3]))[0] for _ in range(5)][-1]
+    after, _ = env.reset(options={"reset_mask": np.array([True, False])})
+    parts = (lambda o: (o["observation"], o["hidden"])) if hidden_state else (lambda o: (o,))
+    for old, new in zip(parts(seen), parts(after), strict=True):
+        assert np.array_equal(old[1], new[1])
+        assert not np.array_equal(old[0], new[0])
+    codes = parts(after)[0]
+    assert all(np.array_equal(codes[0, :, k], codes[0, :, -1]) for k in range(4))
+
+
 def test_single_and_vector_env_see_the_same_game(tiny_dream: Dream) -> None:
     single = make_real_env(tiny_dream, device="cpu", observation="codes", seed=9, noop_max=0)
     vector = make_real_env(tiny_dream, 2, device="cpu", observation="codes", seed=9, noop_max=0)
