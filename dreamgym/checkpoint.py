@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
@@ -203,9 +202,9 @@ def dreamgym_home() -> Path:
 
 
 def game_of(id_or_game: str) -> str:
-    """``"Dream-Pong-v0"``, ``"dreamgym:Dream-Pong-v0"`` or ``"Pong"`` to ``"Pong"``."""
+    """``"Dream-Pong-v0"`` or ``"dreamgym:Dream-Pong-v0"`` to ``"Pong"``; what is no dream's id stands for itself."""
     name = id_or_game.rsplit(":", 1)[-1]
-    return name.removeprefix("Dream-").removesuffix("-v0")
+    return name.removeprefix("Dream-").removesuffix("-v0") if name.startswith("Dream-") else id_or_game
 
 
 def resolve_checkpoint(id_or_game: str, checkpoint: str | Path | None = None) -> Path:
@@ -223,15 +222,18 @@ def resolve_checkpoint(id_or_game: str, checkpoint: str | Path | None = None) ->
 
     Raises:
         MissingWeightsError: nothing was found; the message says where it was looked for and how to train it.
+        UnknownGameError: nothing was found and there is no such game; the message lists the nearest names.
     """
     explicit = Path(checkpoint) if checkpoint is not None else Path(id_or_game)
     if explicit.is_file():
         return explicit
     if (explicit / DREAM_FILE).is_file():
         return explicit / DREAM_FILE
-    game = game_of(id_or_game)
-    with suppress(UnknownGameError):
+    game, unknown = game_of(id_or_game), None
+    try:
         game = resolve_game(game)
+    except UnknownGameError as error:
+        unknown = error
     shipped = Path(__file__).parent / "weights" / f"{game}.safetensors"
     home = dreamgym_home()
     if checkpoint is None:
@@ -240,20 +242,31 @@ def resolve_checkpoint(id_or_game: str, checkpoint: str | Path | None = None) ->
             return found
         if shipped.is_file():
             return shipped
-    looked = (
-        [f"checkpoint={str(checkpoint)!r}: no {DREAM_FILE} there"]
-        if checkpoint is not None
-        else [
+    if unknown is not None and checkpoint is None and explicit.name == id_or_game and not explicit.exists():
+        raise unknown
+    if checkpoint is not None or unknown is not None:
+        looked, out = [f"{explicit}: no {DREAM_FILE} there"], explicit
+        game = game if unknown is None else _named_after(explicit)
+    else:
+        looked = [
             "checkpoint=: not given",
             f"$DREAMGYM_HOME ({home.resolve()}): no finished run of {game}",
             f"shipped weights ({shipped}): none",
         ]
-    )
+        out = home / game.lower()
     places = "\n".join(f"  - {line}" for line in looked)
     raise MissingWeightsError(
         f"No dream of {game} was found. Looked in:\n{places}\n"
-        f"Train one with: dreamgym train --game {game} --preset laptop --out {home / game.lower()}"
+        f"Train one with: dreamgym train --game {game} --preset laptop --out {out}"
     )
+
+
+def _named_after(run: Path) -> str:
+    """The game that a run folder is named after, runs/pong for one; a placeholder where it is none."""
+    try:
+        return resolve_game(run.name)
+    except UnknownGameError:
+        return "GAME"
 
 
 def _newest_run(home: Path, game: str) -> Path | None:
@@ -282,6 +295,7 @@ def load(id_or_run: str | Path, device: str | torch.device = "cpu") -> WorldMode
 
     Raises:
         MissingWeightsError: no dream was found.
+        UnknownGameError: there is no such game either; the message lists the nearest names.
         CheckpointError: the file is damaged.
     """
     return load_dream(resolve_checkpoint(str(id_or_run)), device).world_model

@@ -292,10 +292,10 @@ def _preset_facts(preset: str, actions: int, frames: int | None) -> dict[str, An
 
 
 def _dream_facts(run: str) -> dict[str, Any]:
-    from dreamgym.checkpoint import load_dream
+    from dreamgym.checkpoint import load_dream, resolve_checkpoint
     from dreamgym.run_folder import RunFolder
 
-    path = _resolve(run)
+    path = resolve_checkpoint(run)
     dream = load_dream(path)
     model = dream.world_model
     facts: dict[str, Any] = {
@@ -347,26 +347,13 @@ class _Opened(NamedTuple):
 
 def _open(run: str, device: str, *, quiet: bool = False) -> _Opened:
     """Load a dream and say where it is computed."""
-    from dreamgym.checkpoint import load_dream
+    from dreamgym.checkpoint import load_dream, resolve_checkpoint
     from dreamgym.device import resolve_device
     from dreamgym.hardware import describe_machine
 
-    path, place = _resolve(run), resolve_device(device)
+    path, place = resolve_checkpoint(run), resolve_device(device)
     print(f"device: {place} ({describe_machine(place)})", file=sys.stderr if quiet else sys.stdout)
     return _Opened(load_dream(path, place), path.parent, place)
-
-
-def _resolve(run: str) -> Path:
-    """The dream's file; a misspelt game is said to be one."""
-    from dreamgym.checkpoint import game_of, resolve_checkpoint
-    from dreamgym.real import resolve_game
-
-    try:
-        return resolve_checkpoint(run)
-    except MissingWeightsError:
-        if "/" not in run and not Path(run).exists():
-            resolve_game(game_of(run))
-        raise
 
 
 def _empty_replay(dream: "Dream", capacity: int) -> "Replay":

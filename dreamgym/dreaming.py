@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from dreamgym.checkpoint import Dream, game_of, load_dream, resolve_checkpoint
+from dreamgym.checkpoint import Dream, load_dream, resolve_checkpoint
 from dreamgym.device import resolve_device
-from dreamgym.errors import ConfigError, InvalidActionError, InvalidInputError, MissingWeightsError
+from dreamgym.errors import ConfigError, InvalidActionError, InvalidInputError
 from dreamgym.observations import ObservationBuilder, ObservationKind
-from dreamgym.real import resolve_game
 from dreamgym.simulator import DreamSimulator, DreamState
 
 DEFAULT_HORIZON = 25
@@ -69,13 +68,7 @@ def open_dream(source: DreamSource | None, checkpoint: DreamSource | None, devic
     if source is None and checkpoint is None:
         raise ConfigError("Which dream? Pass a game or an id, or checkpoint= with a run folder or a file.")
     name = "" if source is None else str(source)
-    try:
-        path = resolve_checkpoint(name, cast("str | Path | None", checkpoint))
-    except MissingWeightsError:
-        if checkpoint is None and Path(name).name == name and not Path(name).exists():
-            resolve_game(game_of(name))
-        raise
-    return load_dream(path, place)
+    return load_dream(resolve_checkpoint(name, cast("str | Path | None", checkpoint)), place)
 
 
 def resolve_horizon(horizon: float | None, metadata: Mapping[str, Any]) -> int | None:

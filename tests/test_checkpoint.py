@@ -19,7 +19,7 @@ from dreamgym.checkpoint import (
     save_dream,
     write_atomic,
 )
-from dreamgym.errors import CheckpointError, DreamgymError, MissingWeightsError
+from dreamgym.errors import CheckpointError, DreamgymError, MissingWeightsError, UnknownGameError
 from dreamgym.world_model import WorldModelConfig
 
 
@@ -184,6 +184,26 @@ def test_without_weights_the_error_lists_the_places_and_the_command(home, tmp_pa
     for part in ("checkpoint=", str(home), str(tmp_path / "package"), "dreamgym train --game Pong"):
         assert part in message
     assert isinstance(caught.value, FileNotFoundError) and isinstance(caught.value, DreamgymError)
+
+
+def test_an_environments_own_version_belongs_to_its_name(home):
+    file = save_dream(home / "walk", dream_of("Walk-v0"))
+    assert resolve_checkpoint("Walk-v0") == file
+
+
+@pytest.mark.parametrize("name", ["Dream-Pnog-v0", "Pnog"])
+def test_a_misspelt_game_is_not_one_without_weights(home, name):
+    with pytest.raises(UnknownGameError, match="Pong"):
+        resolve_checkpoint(name)
+
+
+@pytest.mark.parametrize(("run", "game"), [("pong", "Pong"), ("mine", "GAME")])
+def test_a_run_folder_that_is_not_there_is_told_as_one(home, tmp_path, run, game):
+    for arguments in ((str(tmp_path / run),), ("", tmp_path / run)):
+        with pytest.raises(MissingWeightsError) as caught:
+            resolve_checkpoint(*arguments)
+        assert f"{tmp_path / run}: no {DREAM_FILE} there" in str(caught.value)
+        assert f"--game {game} --preset laptop --out {tmp_path / run}" in str(caught.value)
 
 
 def test_a_checkpoint_that_is_given_and_not_there_is_not_replaced_by_another(home, tmp_path):
