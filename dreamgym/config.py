@@ -264,10 +264,10 @@ def _quick() -> RunConfig:
     return replace(
         _laptop(),
         preset="quick",
-        rounds=3,
+        rounds=2,
         codec_updates=(500, 100),
-        dynamics_updates=(300, 200),
-        imagined_steps=(60_000,),
+        dynamics_updates=(300, 150),
+        imagined_steps=(50_000,),
         collect=CollectConfig(first_steps=6_000, steps=3_000),
     )
 
