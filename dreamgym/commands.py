@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dreamgym.checkpoint import Dream
     from dreamgym.config import RunConfig
     from dreamgym.replay import Replay
+    from dreamgym.world_model import WorldModel
 
 Flag = tyro.conf.FlagCreatePairsOff
 RunOrId = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_ID")]
@@ -279,7 +280,7 @@ def _preset_facts(preset: str, actions: int, frames: int | None) -> dict[str, An
     config = make_config(preset)
     codec = config.codec if frames is None else replace(config.codec, frame_stack=frames)
     model = WorldModel(WorldModelConfig(config.game, actions, codec=codec, dynamics=config.dynamics), seed=0)
-    policy = _policy_parameters(model.codec.embedding_shape[0] * config.dream.latent_stack, actions, config.network)
+    policy = _policy_parameters(model, config.dream.latent_stack, config.network)
     return {
         "preset": preset,
         "actions": actions,
@@ -310,15 +311,16 @@ def _dream_facts(run: str) -> dict[str, Any]:
     }
     folder = RunFolder(path.parent)
     if folder.config_file.is_file() and not model.config.continuous:
-        channels = model.codec.embedding_shape[0] * dream.latent_stack
-        facts["policy"] = _policy_parameters(channels, model.num_actions, folder.config().network)
+        facts["policy"] = _policy_parameters(model, dream.latent_stack, folder.config().network)
     return facts
 
 
-def _policy_parameters(channels: int, actions: int, network: str) -> int:
+def _policy_parameters(model: "WorldModel", latent_stack: int, network: str) -> int:
     from dreamgym.models.policy import PolicyNetwork
 
-    return sum(parameter.numel() for parameter in PolicyNetwork(channels, actions, network).parameters())
+    channels, *grid = model.codec.embedding_shape
+    policy = PolicyNetwork(channels * latent_stack, model.num_actions, network, (grid[0], grid[1]))
+    return sum(parameter.numel() for parameter in policy.parameters())
 
 
 class _Opened(NamedTuple):

@@ -11,6 +11,11 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def test_the_policy_fits_other_grids():
+    features = torch.randn(3, 16, 2, 3)
+    assert PolicyNetwork(16, 4, "light", (2, 3))(features)[0].shape == (3, 4)
+
+
 def test_the_papers_policy_has_its_number_of_parameters() -> None:
     assert count(PolicyNetwork(32, 18)) == 1_303_571
 

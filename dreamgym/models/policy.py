@@ -81,17 +81,20 @@ class PolicyNetwork(nn.Module):
         in_channels: channels of the features.
         num_actions: number of discrete actions.
         trunk: ``"paper"`` or ``"light"``.
+        grid: (height, width) of the features.
     """
 
-    def __init__(self, in_channels: int, num_actions: int, trunk: str = "paper") -> None:
+    def __init__(
+        self, in_channels: int, num_actions: int, trunk: str = "paper", grid: tuple[int, int] = (6, 6)
+    ) -> None:
         """Build the trunk and the heads."""
         super().__init__()
-        self.trunk = TRUNKS[trunk](in_channels)
+        self.trunk = TRUNKS[trunk](in_channels, *grid)
         self.action = nn.Linear(self.trunk.out_features, num_actions)
         self.value = nn.Linear(self.trunk.out_features, 1)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map features (batch, in_channels, 6, 6) to action logits (batch, num_actions) and values (batch,)."""
+        """Map features (batch, in_channels, *grid) to action logits (batch, num_actions) and values (batch,)."""
         hidden = self.trunk(features)
         return self.action(hidden), self.value(hidden).squeeze(-1)
 
