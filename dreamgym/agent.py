@@ -108,7 +108,7 @@ def load_parameters(path: Path, device: str = "cpu") -> dict[str, Any]:
         CheckpointError: it is damaged.
     """
     if not path.is_file():
-        raise MissingWeightsError(f"No policy at {path}. Train one with: dreamgym train --game Pong --preset laptop")
+        raise MissingWeightsError(f"No policy at {path}. Train one with: dreamgym train --out {path.parent} --resume")
     try:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if n.endswith(_PARTS) and not n.startswith("pytorch_variables")]

@@ -294,7 +294,7 @@ def _play(
     returns = np.zeros(env.num_envs, dtype=np.float64)
     lengths = np.zeros(env.num_envs, dtype=np.int64)
     finished: list[tuple[float, int]] = []
-    with _seeded(policy, seed), tqdm(total=episodes, unit="episode", disable=not progress, leave=False) as bar:
+    with _seeded(policy, seed), _bar(episodes, progress) as bar:
         observation, _ = env.reset(seed=seed)
         state = None
         starts = np.ones(env.num_envs, dtype=np.bool_)
@@ -318,6 +318,10 @@ def _play(
             returns[starts] = 0
             lengths[starts] = 0
     return Score.of([value for value, _ in finished], [length for _, length in finished])
+
+
+def _bar(episodes: int, progress: bool) -> tqdm[Any]:
+    return tqdm(total=episodes, desc="evaluate", unit="episode", leave=False, disable=None if progress else True)
 
 
 class _Recorder:

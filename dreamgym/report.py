@@ -61,19 +61,19 @@ def summary_table(log: list[Record]) -> str:
     """
     evaluated = {e["round"]: e for e in log if e["phase"] == "evaluate"}
     steps = {e["round"]: e["interactions"] for e in log if e["phase"] == "collect"}
+    measured = [name for entry in evaluated.values() for name in entry.get("fidelity", {})]
+    steps_told = [int(name.removeprefix("code_accuracy_")) for name in measured if name.startswith("code_accuracy_")]
+    last = max(steps_told, default=1)
     lines = [
         f"{'round':>6} {'real steps':>10} {'real score':>11} {'95 % interval':>17} {'dream':>7}  "
-        "codes@1 codes@25  lost   won"
+        f"codes@1 {f'codes@{last}':>8}  lost   won"
     ]
     first = evaluated[0].get("random")
     if first:
         lines.append(f"{'random':>6} {0:>10} {first['mean']:>11.2f} {_interval(first):>17}")
     for index, entry in sorted(evaluated.items()):
-        measured = entry.get("fidelity", {})
-        last = max(
-            (int(n.removeprefix("code_accuracy_")) for n in measured if n.startswith("code_accuracy_")), default=1
-        )
-        columns = [measured.get(n) for n in ("code_accuracy_1", f"code_accuracy_{last}", "recall_lost", "recall_won")]
+        found = entry.get("fidelity", {})
+        columns = [found.get(n) for n in ("code_accuracy_1", f"code_accuracy_{last}", "recall_lost", "recall_won")]
         shown = ["-" if c is None else f"{c:.2f}" for c in columns]
         lines.append(
             f"{index + 1:>6} {steps[index]:>10} {entry['real']['mean']:>11.2f} {_interval(entry['real']):>17} "

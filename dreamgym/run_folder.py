@@ -93,7 +93,7 @@ class RunFolder:
                 f"{self.config_file.name}. Restore that file or choose another --out."
             )
         if resume:
-            _log.info("%s holds no run yet: starting one.", self.path)
+            _log.warning("%s holds no run yet: starting one.", self.path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         _write_json(self.config_file, config.to_json())
         return Progress()
