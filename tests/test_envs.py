@@ -472,6 +472,7 @@ def test_actions_of_any_integer_type_are_taken(tiny_dream: Dream) -> None:
     env.reset()
     for action in (1, np.int64(1), np.uint8(1), np.array(1), torch.tensor(1)):
         env.step(action)
+    assert env.simulator.age.tolist() == [5]
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def assert_same(left: list[Any], right: list[Any]) -> None:
 
 def random_actions(game: str, steps: int, seed: int = 0) -> np.ndarray:
     env = make_game_env(game)
-    count = int(env.action_space.n)  # type: ignore[attr-defined]
+    count = int(env.action_space.n)
     return np.random.default_rng(seed).integers(count, size=steps)
 
 
@@ -413,7 +413,7 @@ def test_continuous_actions_pass_through() -> None:
     env.reset(seed=0)
     action = np.array([0.25, -0.5], np.float32)
     env.step(action)
-    assert np.array_equal(env.unwrapped.last_action, action)  # type: ignore[attr-defined]
+    assert np.array_equal(env.unwrapped.last_action, action)
 
 
 def test_the_shorter_of_two_step_limits_holds() -> None:
@@ -446,7 +446,7 @@ def test_sticky_actions_hold_for_any_env_and_follow_the_seed() -> None:
             env.reset(seed=seed + episode)
             for step in range(6):
                 env.step(step % 3)
-                actions.append(int(env.unwrapped.last_action))  # type: ignore[attr-defined]
+                actions.append(int(env.unwrapped.last_action))
         return actions
 
     assert taken(0) == taken(0)

@@ -168,7 +168,7 @@ def test_a_dream_with_other_actions_than_the_game_is_refused(tiny_dream: Dream) 
 
 def test_sticky_actions_reach_the_game(tiny_dream: Dream) -> None:
     env = make_real_env(tiny_dream, device="cpu", sticky_actions=0.25, noop_max=0)
-    assert env.game.unwrapped.ale.getFloat("repeat_action_probability") == 0.25  # type: ignore[attr-defined]
+    assert env.game.unwrapped.ale.getFloat("repeat_action_probability") == 0.25
 
 
 def test_gymnasiums_wrappers_take_the_real_env(tiny_dream: Dream) -> None:

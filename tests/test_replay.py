@@ -239,8 +239,8 @@ def test_one_generator_state_draws_one_batch() -> None:
     for weights in ("uniform", "balanced"):
         first, second = (build([(40, "left")], 30)[0] for _ in range(2))
         for _ in range(3):
-            one = first.sample_windows(5, 4, np.random.default_rng(1), weights=weights)  # type: ignore[arg-type]
-            other = second.sample_windows(5, 4, np.random.default_rng(1), weights=weights)  # type: ignore[arg-type]
+            one = first.sample_windows(5, 4, np.random.default_rng(1), weights=weights)
+            other = second.sample_windows(5, 4, np.random.default_rng(1), weights=weights)
             assert all(np.array_equal(left, right) for left, right in zip(one, other, strict=True))
 
 
@@ -684,7 +684,7 @@ def test_requests_out_of_range_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="batch_size"):
         replay.sample_windows(0, 1, rng)
     with pytest.raises(InvalidInputError, match="weights"):
-        replay.sample_windows(1, 1, rng, weights="fair")  # type: ignore[arg-type]
+        replay.sample_windows(1, 1, rng, weights="fair")
     with pytest.raises(InvalidInputError, match="tau"):
         replay.sample_windows(1, 1, rng, weights="balanced", tau=0.0)
     with pytest.raises(InvalidInputError, match="context"):

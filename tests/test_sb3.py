@@ -186,7 +186,10 @@ def test_stock_algorithms_learn_in_the_dream_and_play_the_real_game(tiny_run: Pa
 
 
 def test_stock_ppo_learns_without_any_of_our_networks(tiny_run: Path) -> None:
-    PPO("MlpPolicy", make_sb3_env(tiny_run, n_envs=4, device="cpu"), **FAST["PPO"]).learn(64)
+    model = PPO("MlpPolicy", make_sb3_env(tiny_run, n_envs=4, device="cpu"), **FAST["PPO"])
+    before = model.policy.action_net.weight.detach().clone()
+    assert model.learn(64).num_timesteps == 64
+    assert not torch.equal(before, model.policy.action_net.weight)
 
 
 @pytest.mark.parametrize("hidden_state", [False, True])
@@ -194,11 +197,9 @@ def test_stock_ppo_learns_without_any_of_our_networks(tiny_run: Path) -> None:
 def test_the_policy_fits_every_observation(tiny_dream: Dream, observation: str, hidden_state: bool) -> None:
     env = sb3_env(tiny_dream, 2, observation=observation, hidden_state=hidden_state, horizon=4)
     algorithm = make_algorithm("ppo", env, 0, "cpu", network="light", n_steps=4, batch_size=8, n_epochs=1).learn(8)
-    family = {"embedding": PaperPolicyExtractor, "codes": CodesExtractor}.get(observation)
-    if family is CodesExtractor:
-        assert isinstance(algorithm.policy.features_extractor, CodesExtractor)
-    if observation == "embedding":
-        assert isinstance(algorithm.policy.features_extractor, LightExtractor)
+    extractor = algorithm.policy.features_extractor
+    assert isinstance(extractor, CodesExtractor) == (observation == "codes")
+    assert isinstance(extractor, LightExtractor) == (observation == "embedding")
 
 
 def test_the_papers_network_is_the_default_with_linear_heads_and_its_initialisation(tiny_dream: Dream) -> None:
@@ -255,8 +256,9 @@ def test_a_saved_policy_plays_again(tiny_dream: Dream, tmp_path: Path) -> None:
 
 def test_gymnasiums_single_env_serves_sb3s_own_vector_env(tiny_run: Path) -> None:
     env = DummyVecEnv([lambda: gym.make("Dream-Pong-v0", checkpoint=tiny_run, device="cpu")] * 2)
-    make_algorithm("PPO", env, 0, "cpu", network="light", **FAST["PPO"]).learn(16)
-    PPO("MlpPolicy", gym.make("Dream-Pong-v0", checkpoint=tiny_run, device="cpu"), n_steps=8, batch_size=8).learn(8)
+    assert make_algorithm("PPO", env, 0, "cpu", network="light", **FAST["PPO"]).learn(16).num_timesteps == 16
+    single = gym.make("Dream-Pong-v0", checkpoint=tiny_run, device="cpu")
+    assert PPO("MlpPolicy", single, n_steps=8, batch_size=8).learn(8).num_timesteps == 8
 
 
 def test_unknown_algorithms_and_networks_list_the_known_ones(tiny_dream: Dream) -> None:
@@ -264,7 +266,7 @@ def test_unknown_algorithms_and_networks_list_the_known_ones(tiny_dream: Dream) 
     with pytest.raises(ConfigError, match=r"expected one of A2C, ARS, .*PPO, .*, got 'PPOO'"):
         make_algorithm("PPOO", env)
     with pytest.raises(ConfigError, match="network: expected one of 'paper', 'light', got 'heavy'"):
-        policy_kwargs_for(env, "heavy")  # type: ignore[arg-type]
+        policy_kwargs_for(env, "heavy")
 
 
 def test_algorithms_for_other_actions_are_refused(tiny_dream: Dream) -> None:
