@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import tyro
 
-from dreamgym.errors import ConfigError, InvalidInputError, MissingWeightsError
+from dreamgym.errors import ConfigError, InvalidInputError, MissingWeightsError, ReplayError
 
 if TYPE_CHECKING:
     import torch
@@ -61,12 +61,10 @@ def evaluate(
     from dreamgym.agent import observation_kind
     from dreamgym.envs import DreamVectorEnv
     from dreamgym.evaluate import evaluate_dream, evaluate_real
-    from dreamgym.fidelity import fidelity
     from dreamgym.real_env import make_real_env
 
-    for name, value in (("episodes", episodes), ("dream_episodes", dream_episodes), ("num_envs", num_envs)):
-        if value < 1:
-            raise InvalidInputError(f"{name}: expected at least 1, got {value}.")
+    _at_least(1, episodes=episodes, dream_episodes=dream_episodes, num_envs=num_envs)
+    _at_least(0, seed=seed)
     opened = _open(run, device, quiet=json)
     config, agent = opened.agent()
     place, kind = str(opened.device), observation_kind(config.algo)
@@ -95,24 +93,67 @@ def evaluate(
         horizon_as=config.dream.horizon_as,
     )
     dream = evaluate_dream(agent, dreams, dream_episodes, seed, deterministic=deterministic)
-    measured = fidelity(
-        opened.dream.world_model,
-        record,
-        context=config.dream.context,
-        horizon=config.dream.horizon,
-        life_loss_ends=config.fit.life_loss_ends,
-        seed=seed,
-    )
+    measured = _fidelity(opened.dream, record, config, seed)
+    about = _about(opened, config, agent)
     if json:
-        header = {"run": str(opened.folder), "game": config.game, "algo": config.algo, "seed": seed, "device": place}
-        print(jsonlib.dumps({**header, "real": real.as_dict(), "dream": dream.as_dict(), "fidelity": measured}))
+        found = {"real": real.as_dict(), "dream": dream.as_dict(), "fidelity": measured}
+        print(jsonlib.dumps({**about, "seed": seed, "device": place, **found}))
         return
-    print(f"{config.game}, {config.algo} of {opened.folder}, seed {seed}")
+    print(
+        f"{config.game}, {config.algo} of {opened.folder}, seed {seed}: preset {config.preset}, run's seed "
+        f"{config.seed}, {about['interactions']:,} real steps, {about['parameters']:,} parameters, "
+        f"{about['seconds'] / 60:.1f} min"
+    )
     print(f"  real score   {real.mean:9.2f}   95 % {real.low:.2f} to {real.high:.2f}, {episodes} episodes")
     print(f"  dream return {dream.mean:9.2f}   95 % {dream.low:.2f} to {dream.high:.2f}, {dream_episodes} dreams")
     for name, value in measured.items():
         if isinstance(value, float):
             print(f"  {name:<26}{value:9.3f}")
+
+
+def _about(opened: "_Opened", config: "RunConfig", agent: Any) -> dict[str, Any]:
+    """What a score says nothing without: where it comes from and what it took, world model and agent together."""
+    from dreamgym.hardware import describe_machine
+    from dreamgym.run_folder import RunFolder
+
+    dream = opened.dream
+    networks = sum(dream.world_model.parameter_counts().values())
+    return {
+        "run": str(opened.folder),
+        "game": config.game,
+        "algo": config.algo,
+        "preset": config.preset,
+        "run_seed": config.seed,
+        "interactions": dream.metadata.get("interactions", 0),
+        "parameters": networks + sum(parameter.numel() for parameter in agent.policy.parameters()),
+        "seconds": RunFolder(opened.folder).progress().seconds,
+        "machine": describe_machine(opened.device),
+    }
+
+
+def _fidelity(dream: "Dream", record: "Replay", config: "RunConfig", seed: int) -> dict[str, Any]:
+    """How faithful the dream is; nothing where the recorded episodes are shorter than the context."""
+    from dreamgym.fidelity import fidelity
+
+    try:
+        return dict(
+            fidelity(
+                dream.world_model,
+                record,
+                context=config.dream.context,
+                horizon=config.dream.horizon,
+                life_loss_ends=config.fit.life_loss_ends,
+                seed=seed,
+            )
+        )
+    except ReplayError:
+        return {}
+
+
+def _at_least(least: int, **values: float) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise InvalidInputError(f"{name}: expected at least {least}, got {value}.")
 
 
 def compare(
@@ -138,6 +179,8 @@ def compare(
     """
     from dreamgym.video import compare_rollouts, side_by_side, strip, write_image, write_video
 
+    _at_least(1, steps=steps, fps=fps)
+    _at_least(0, seed=seed)
     if out.suffix.lower() not in (".mp4", ".gif", ".png"):
         raise InvalidInputError(f"out: expected a file ending in .mp4, .gif or .png, got {out}.")
     opened = _open(run, device)
@@ -190,6 +233,8 @@ def play(
         seed: of the dream.
         device: auto, cpu, cuda or cuda:<index>.
     """
+    _at_least(1, fps=fps)
+    _at_least(0, seed=seed, horizon=horizon)
     if importlib.util.find_spec("pygame") is None:
         raise ConfigError("play needs pygame: pip install 'dreamgym[play]'.")
     import gymnasium.utils.play as keyboard

@@ -102,6 +102,9 @@ def test_the_module_is_the_same_program() -> None:
         (("evaluate", "no/such/run"), "No dream"),
         (("evaluate", "Dream-Pong-v0", "--episodes", "0"), "episodes: expected at least 1"),
         (("compare", "Dream-Pong-v0", "--out", "film.avi"), ".mp4, .gif or .png"),
+        (("evaluate", "Dream-Pong-v0", "--seed", "-1"), "seed: expected at least 0, got -1"),
+        (("compare", "Dream-Pong-v0", "--out", "film.gif", "--seed", "-1"), "seed: expected at least 0, got -1"),
+        (("play", "Dream-Pong-v0", "--fps", "0"), "fps: expected at least 1, got 0"),
         (("play", "Dream-Zaxxon-v0"), "dreamgym train --game Zaxxon"),
         (("info",), "RUN_OR_ID or --preset"),
         (("info", "run", "--preset", "paper"), "not both"),
@@ -258,6 +261,8 @@ def test_evaluate_json_holds_real_dream_and_fidelity_and_nothing_else_is_printed
     assert -21 <= result["real"]["mean"] <= 21
     assert 0 <= result["fidelity"]["code_accuracy_1"] <= 1
     assert (result["seed"], result["device"]) == (3, "cpu")
+    assert (result["preset"], result["run_seed"], result["interactions"]) == ("smoke", 0, 900)
+    assert result["parameters"] > 0 and result["seconds"] > 0 and "threads" in result["machine"]
     assert "device: cpu" in printed.err
 
 
