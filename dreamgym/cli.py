@@ -96,7 +96,7 @@ def _run_train(arguments: Sequence[str]) -> None:
     default = _starting_config(arguments)
 
     def train(
-        out: Path,
+        out: Path | None = None,
         config: Annotated[RunConfig, tyro.conf.arg(name="")] = default,
         resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
         device: str = "auto",
@@ -108,17 +108,19 @@ def _run_train(arguments: Sequence[str]) -> None:
         the command line, or of the run that is resumed.
 
         Args:
-            out: the run folder; it must not hold a run yet, unless that is to be resumed.
+            out: the run folder, by default the game's name below $DREAMGYM_HOME (./runs); it must not hold a run yet,
+                unless that is to be resumed.
             config: settings of the run.
             resume: go on with the run in the folder after the last phase that it finished.
             device: auto, cpu, cuda or cuda:<index>.
         """
-        if resume and RunFolder(out).progress().round >= config.rounds:
-            print(f"{out} is finished; its results once more:")
+        folder = out or _default_folder(config.game)
+        if resume and RunFolder(folder).progress().round >= config.rounds:
+            print(f"{folder} is finished; its results once more:")
         try:
-            run(replace(config, game=resolve_game(config.game)), out, resume=resume, device=device)
+            run(replace(config, game=resolve_game(config.game)), folder, resume=resume, device=device)
         except KeyboardInterrupt as interrupt:
-            raise Interrupted(f"Go on with: dreamgym train --out {shlex.quote(str(out))} --resume") from interrupt
+            raise Interrupted(f"Go on with: dreamgym train --out {shlex.quote(str(folder))} --resume") from interrupt
 
     _parse(train, arguments)
 
@@ -130,18 +132,28 @@ def _starting_config(arguments: Sequence[str]) -> "RunConfig":
 
     parser = argparse.ArgumentParser(prog="dreamgym train", add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
+    parser.add_argument("--game", default="Pong")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", action="store_true")
     known, _ = parser.parse_known_args(arguments)
-    if known.resume and known.out is not None and RunFolder(known.out).config_file.is_file():
-        config = RunFolder(known.out).config()
+    folder = RunFolder(known.out or _default_folder(known.game)) if known.resume else None
+    if folder is not None and folder.config_file.is_file():
+        config = folder.config()
         if known.preset not in (None, config.preset):
             raise ConfigError(
-                f"preset: the run in {known.out} was begun with {config.preset!r}, which cannot be resumed as "
+                f"preset: the run in {folder.path} was begun with {config.preset!r}, which cannot be resumed as "
                 f"{known.preset!r}. Leave --preset out, or choose another folder."
             )
         return config
     return make_config(known.preset or "laptop")
+
+
+def _default_folder(game: str) -> Path:
+    """Where a run goes that was not told where, and where its dream is found by id afterwards."""
+    from dreamgym.checkpoint import dreamgym_home
+    from dreamgym.real import resolve_game
+
+    return dreamgym_home() / resolve_game(game).lower()
 
 
 class Command(NamedTuple):

@@ -417,7 +417,7 @@ def make_algorithm(
         kwargs: the algorithm's own; ``policy`` and ``policy_kwargs`` replace or extend what is chosen here.
 
     Raises:
-        ConfigError: no such algorithm (the message lists them), or it cannot act in this env.
+        ConfigError: no such algorithm (the message lists them), one that cannot act in this env, or no such argument.
     """
     kind = _algorithm(name)
     family = "Cnn" if _observation_kind(env.observation_space) == "pixels" else "Mlp"
@@ -428,7 +428,7 @@ def make_algorithm(
     policy_kwargs = {**policy_kwargs_for(env, network, name), **kwargs.pop("policy_kwargs", {})}
     try:
         return kind(policy, env, seed=seed, device=device, policy_kwargs=policy_kwargs, **kwargs)
-    except AssertionError as error:
+    except (AssertionError, TypeError) as error:
         raise ConfigError(f"{kind.__name__} cannot act in this env: {error}") from error
 
 

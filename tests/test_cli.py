@@ -169,6 +169,20 @@ def test_train_passes_on_what_was_asked_and_resumes_with_the_runs_own_settings(
     assert again == (config, Path(out), True, "auto")
 
 
+def test_train_without_a_folder_goes_where_ids_are_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, Path, bool]] = []
+
+    def record(config: RunConfig, out: Path, *, resume: bool = False, device: str = "auto") -> None:
+        asked.append((config.preset, out, resume))
+        RunFolder(out).begin(config, resume)
+
+    monkeypatch.setattr(dreamgym.loop, "train", record)
+    assert main(["train", "--game", "space_invaders", "--preset", "smoke"]) == 0
+    assert main(["train", "--game", "space_invaders", "--resume"]) == 0
+    folder = tmp_path / "home" / "spaceinvaders"
+    assert asked == [("smoke", folder, False), ("smoke", folder, True)]
+
+
 def test_ctrl_c_in_train_says_how_to_go_on_and_is_status_130(tmp_path: Path) -> None:
     out = tmp_path / "a run"
     command = [sys.executable, "-m", "dreamgym", "train", "--preset", "smoke", "--device", "cpu", "--out", str(out)]

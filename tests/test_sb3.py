@@ -272,6 +272,10 @@ def test_unknown_algorithms_and_networks_list_the_known_ones(tiny_dream: Dream) 
 def test_algorithms_for_other_actions_are_refused(tiny_dream: Dream) -> None:
     with pytest.raises(ConfigError, match="SAC cannot act in this env"):
         make_algorithm("SAC", sb3_env(tiny_dream, 2), device="cpu")
+    with pytest.raises(ConfigError, match="ARS cannot act in this env"):
+        make_algorithm("ARS", sb3_env(tiny_dream, 2), device="cpu")
+    with pytest.raises(ConfigError, match="n_stepps"):
+        make_algorithm("PPO", sb3_env(tiny_dream, 2), device="cpu", n_stepps=8)
 
 
 def test_the_real_game_has_the_dreams_spaces(tiny_dream: Dream) -> None:
