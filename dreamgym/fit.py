@@ -82,8 +82,8 @@ class FitConfig:
             raise ConfigError(f"windows: expected 'uniform', 'balanced' or 'epoch', got {self.windows!r}.")
         if min(self.codec_batch_size, self.dynamics_batch_size, self.sequence_length) < 1:
             raise ConfigError("codec_batch_size, dynamics_batch_size and sequence_length: expected at least 1.")
-        if self.event_priority < 1 or not 0 < self.final_rate <= 1:
-            raise ConfigError("event_priority: expected at least 1; final_rate: expected above 0 and at most 1.")
+        if self.event_priority < 1 or not 0 < self.final_rate <= 1 or self.balance_tau <= 0:
+            raise ConfigError("expected event_priority of at least 1, final_rate in (0, 1] and balance_tau above 0.")
 
     @classmethod
     def published(cls) -> "FitConfig":

@@ -329,7 +329,9 @@ def test_too_little_experience_is_refused():
         fit(Fitter(world_model(), SMALL), game(6, 3), 1, 1)
 
 
-@pytest.mark.parametrize("settings", [{"windows": "all"}, {"event_priority": 0.5}, {"final_rate": 0.0}])
+@pytest.mark.parametrize(
+    "settings", [{"windows": "all"}, {"event_priority": 0.5}, {"final_rate": 0.0}, {"balance_tau": 0}]
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError):
         FitConfig(**settings)
