@@ -32,7 +32,7 @@ def make_agent(config: RunConfig, env: VectorEnvAdapter, seed: int | None, devic
     """The run's algorithm with the run's hyperparameters.
 
     Args:
-        config: names the algorithm, its network, and PPO's hyperparameters; other algorithms keep their library's.
+        config: names the algorithm, its network, and PPO's hyperparameters; others take what they share.
         env: a dream or the real game, of ``make_sb3_env``.
         seed: of the algorithm, which also seeds the global generators; None leaves them alone.
         device: where it computes.
@@ -41,10 +41,28 @@ def make_agent(config: RunConfig, env: VectorEnvAdapter, seed: int | None, devic
     Raises:
         ConfigError: no such algorithm, or it cannot act in this env.
     """
-    hyperparameters = asdict(config.ppo) if config.algo.lower() in ("ppo", "recurrentppo") else {}
-    if is_off_policy(config.algo):
-        hyperparameters = {"buffer_size": 100_000, "learning_starts": 1_000}
-    return make_algorithm(config.algo, env, seed, device, network=config.network, **{**hyperparameters, **settings})
+    arguments = {**_hyperparameters(config), **settings}
+    return make_algorithm(config.algo, env, seed, device, network=config.network, **arguments)
+
+
+def _hyperparameters(config: RunConfig) -> dict[str, Any]:
+    """What an algorithm's own defaults do not fit: many short dreams, a budget of imagined steps a round."""
+    ppo, algo = config.ppo, config.algo.lower()
+    if algo in ("ppo", "recurrentppo"):
+        return asdict(ppo)
+    if algo == "trpo":
+        return {name: getattr(ppo, name) for name in ("n_steps", "batch_size", "gamma", "gae_lambda")}
+    if is_off_policy(algo):
+        # One vector step brings num_envs transitions: the usual 4 env steps an update would hardly learn from them.
+        return {
+            "buffer_size": 100_000,
+            "learning_starts": min(1_000, min(config.imagined_steps) // 4),
+            "batch_size": 128,
+            "train_freq": 1,
+            "gradient_steps": 4,
+            "gamma": ppo.gamma,
+        }
+    return {"gamma": ppo.gamma}
 
 
 class ExploringPolicy:

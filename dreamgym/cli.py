@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 USER_ERROR = 2
 """Exit status after an error of the user's, the same as for an option that does not exist."""
 
+FAULT = 1
+"""Exit status after a file or folder that could not be read or written."""
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
 
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those after the program's name; None takes them from the command line.
 
     Returns:
-        The exit status: 0, 2 after an error of the user's, 130 after Ctrl-C.
+        The exit status: 0, 2 after an error of the user's, 1 where a file or folder fails, 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
@@ -60,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DreamgymError as error:
         print(f"dreamgym {name}: {error}", file=sys.stderr)
         return USER_ERROR
+    except OSError as error:
+        print(f"dreamgym {name}: {error}", file=sys.stderr)
+        return FAULT
     except KeyboardInterrupt as interrupt:
         print(f"\nInterrupted. {interrupt}".rstrip(), file=sys.stderr)
         return INTERRUPTED

@@ -174,7 +174,7 @@ class RunConfig:
         collect: real experience.
         fit: fitting the world model.
         dream: the dream.
-        ppo: hyperparameters of PPO; other algorithms keep their library's.
+        ppo: hyperparameters of PPO; other algorithms take of these what they share.
         evaluate: what is measured.
         bf16: bfloat16 products when dreaming.
     """

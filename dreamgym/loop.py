@@ -116,6 +116,8 @@ class _Run:
         """All phases from where the run stands."""
         config, state = self.config, self.state
         rates = matmul_rates(self.device)
+        machine = {"device": str(self.device), "machine": describe_machine(self.device), "matmul_gflops": rates}
+        self.folder.save_machine(machine)
         self._say(
             f"{config.game}, preset {config.preset}, seed {config.seed}, {config.algo}, device {self.device}: "
             f"{config.rounds} rounds, {config.interactions:,} real steps. {describe_machine(self.device)}; "
@@ -428,6 +430,8 @@ class _Run:
         video = write_comparison(self._dream(self.config.rounds - 1), self._shown(), path / "imagined_vs_real.mp4")
         self._say(summary_table(log))
         self._say(
+            f"Preset {self.config.preset}, seed {self.config.seed}, {self.config.interactions:,} real steps, "
+            f"{sum(self.world_model.parameter_counts().values()):,} parameters in the world model; "
             f"{self.state.seconds / 60:.1f} min of phases on {describe_machine(self.device)} at "
             f"{rates['bfloat16']:.0f} GFLOP/s bfloat16 (2048^3 matrix product); "
             f"{self.state.imagined_steps:,} imagined steps.\nVideo: {video}"

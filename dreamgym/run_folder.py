@@ -56,6 +56,7 @@ class RunFolder:
         self.config_file = self.path / "config.json"
         self.log_file = self.path / "log.jsonl"
         self.progress_file = self.path / "progress.json"
+        self.machine_file = self.path / "machine.json"
         self.replay = self.path / "replay"
         self.held_out = self.path / "held_out"
         self.checkpoints = self.path / "checkpoints"
@@ -124,6 +125,10 @@ class RunFolder:
                 f"{self.progress_file} is damaged: {error}. Restore it or start the run anew."
             ) from error
 
+    def save_machine(self, machine: dict[str, Any]) -> None:
+        """Write what the run is computed on: times mean little without it."""
+        _write_json(self.machine_file, machine)
+
     def finish_phase(self, progress: Progress, record: dict[str, Any] | None = None) -> None:
         """Log a phase's record, then move on: a phase counts from the instant when the progress file is renamed."""
         entries = [e for e in self.log() if (e["round"], e["phase"]) != (progress.round, progress.phase)]
@@ -135,10 +140,17 @@ class RunFolder:
         self._drop_old_checkpoints(progress.round)
 
     def log(self) -> list[dict[str, Any]]:
-        """One record a finished phase, oldest first."""
+        """One record a finished phase, oldest first.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
         if not self.log_file.is_file():
             return []
-        return [json.loads(line) for line in self.log_file.read_text().splitlines()]
+        try:
+            return [json.loads(line) for line in self.log_file.read_text().splitlines()]
+        except ValueError as error:
+            raise CheckpointError(f"{self.log_file} is damaged: {error}. Restore it or start the run anew.") from error
 
     def load_replay(self, empty: Replay) -> Replay:
         """The experience so far; ``empty``, whose capacity it gets, if there is none."""

@@ -391,6 +391,8 @@ def _algorithms() -> dict[str, type[BaseAlgorithm]]:
 
 def _algorithm(name: str) -> type[BaseAlgorithm]:
     known = _algorithms()
+    # Dreams mask no actions, which is what this one is for.
+    known.pop("MaskablePPO")
     matches = {key.lower(): kind for key, kind in known.items()}
     if name.lower() not in matches:
         raise ConfigError(f"algorithm: expected one of {', '.join(sorted(known))}, got {name!r}.")

@@ -47,6 +47,19 @@ def test_an_unknown_algorithm_is_refused():
         observation_kind("PPPO")
 
 
+def test_other_algorithms_are_set_for_many_short_dreams():
+    trpo = agent_of(replace(PPO, algo="TRPO"))
+    assert (trpo.n_steps, trpo.batch_size) == (8, 8)
+    dqn = agent_of(replace(DQN, imagined_steps=(800,)))
+    assert (dqn.learning_starts, dqn.gradient_steps, dqn.train_freq.frequency) == (200, 4, 1)
+    assert agent_of(replace(PPO, algo="A2C", ppo=replace(PPO.ppo, gamma=0.5))).gamma == 0.5
+
+
+def test_an_algorithm_that_needs_action_masks_is_refused():
+    with pytest.raises(ConfigError, match="PPO"):
+        agent_of(replace(PPO, algo="MaskablePPO"))
+
+
 def test_the_runs_hyperparameters_reach_ppo():
     agent = agent_of(replace(PPO, ppo=PPOConfig(n_steps=8, batch_size=8, gamma=0.5, vf_coef=0.125, learning_rate=1e-5)))
     assert (agent.gamma, agent.vf_coef, agent.learning_rate, agent.n_steps) == (0.5, 0.125, 1e-5, 8)

@@ -372,3 +372,9 @@ def test_play_without_pygame_says_how_to_install_it(
     monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: None)
     assert main(["play", str(tiny_run)]) == 2
     assert "pip install 'dreamgym[play]'" in capsys.readouterr().err
+
+
+def test_a_run_folder_that_is_a_file_is_a_fault_without_a_traceback(tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    assert main(["train", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "taken")]) == 1
+    assert "taken" in capsys.readouterr().err

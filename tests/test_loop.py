@@ -216,6 +216,7 @@ def test_a_run_folder_holds_what_it_should_and_a_finished_run_is_not_run_again(t
     assert names >= {
         "config.json",
         "log.jsonl",
+        "machine.json",
         "tensorboard",
         "replay",
         "checkpoints",
@@ -230,6 +231,7 @@ def test_a_run_folder_holds_what_it_should_and_a_finished_run_is_not_run_again(t
     assert log[3]["fidelity"]["windows_uniform"] > 0
     metadata = load_dream(folder).metadata
     assert metadata["finished"] and metadata["score"]["mean"] == log[7]["real"]["mean"]
+    assert json.loads((folder / "machine.json").read_text())["matmul_gflops"]["float32"] > 0
     board = EventAccumulator(str(folder / "tensorboard"), {"images": 0}).Reload().Tags()
     assert {"real/mean", "dream/mean", "fit/codec/perplexity"} <= set(board["scalars"])
     assert board["images"] == ["imagined_beside_real"]
@@ -287,6 +289,13 @@ def test_a_run_that_lost_its_experience_or_its_weights_says_so(tmp_path):
     (folder / "replay" / "replay.json").unlink()
     with pytest.raises(ReplayError, match="expected 60 records, got 0"):
         run(tiny(), folder, resume=True)
+
+
+def test_a_damaged_log_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.log_file.write_text('{"round": 0}\n{"rou')
+    with pytest.raises(CheckpointError, match=r"log\.jsonl"):
+        folder.log()
 
 
 def test_a_damaged_progress_file_is_named(tmp_path):
