@@ -49,7 +49,7 @@ def _hyperparameters(config: RunConfig) -> dict[str, Any]:
     """What an algorithm's own defaults do not fit: many short dreams, a budget of imagined steps a round."""
     ppo, algo = config.ppo, config.algo.lower()
     if algo in ("ppo", "recurrentppo"):
-        return asdict(ppo)
+        return asdict(config.ppo)
     if algo == "trpo":
         return {name: getattr(ppo, name) for name in ("n_steps", "batch_size", "gamma", "gae_lambda")}
     if is_off_policy(algo):

@@ -123,15 +123,15 @@ def configurations(kind=RunConfig) -> list[type]:
     return [kind, *(found for part in inner if is_dataclass(part) for found in configurations(part))]
 
 
-def reads(tree: ast.AST, kind: type) -> set[str]:
-    """Attributes that are read anywhere but in a configuration's own validation, and keywords of asdict and vars."""
+def reads(tree: ast.AST) -> set[str]:
+    """Attributes that are read anywhere but in a configuration's own validation."""
     found: set[str] = set()
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef) and node.name == "__post_init__":
             continue
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             found.add(node.attr)
-        found |= reads(node, kind)
+        found |= reads(node)
     return found
 
 
@@ -143,4 +143,4 @@ def test_every_setting_is_read_somewhere(kind):
         calls = [n for tree in sources for n in ast.walk(tree) if isinstance(n, ast.Call)]
         assert any(ast.unparse(call) == "asdict(config.ppo)" for call in calls)
         return
-    assert names <= set().union(*(reads(tree, kind) for tree in sources))
+    assert names <= set().union(*(reads(tree) for tree in sources))
