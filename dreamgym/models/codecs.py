@@ -62,6 +62,10 @@ class Codec(Protocol):
         """Called once before the first fit with the median frame of the experience, uint8 (H, W)."""
         ...
 
+    def seed_codebook(self, frames: Tensor, generator: torch.Generator) -> None:
+        """Called once, when the updates without quantisation are over, with a batch of uint8 frames (batch, C, H, W)."""
+        ...
+
 
 @dataclass(frozen=True)
 class VQVAEConfig:
