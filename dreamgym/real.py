@@ -7,6 +7,7 @@ the episode.
 """
 
 import difflib
+import importlib
 import operator
 import re
 from collections.abc import Sequence
@@ -61,9 +62,12 @@ def resolve_game(name: str) -> str:
     games = {_simplified(game): game for game in game_names()}
     if _simplified(name) in games:
         return games[_simplified(name)]
+    module, _, plain = name.rpartition(":")
     try:
-        spec = gym.spec(name)
-    except (gym.error.Error, ImportError) as error:
+        if module:
+            importlib.import_module(module)
+        spec = gym.spec(plain)
+    except (gym.error.Error, ImportError, TypeError) as error:
         others = {_simplified(key): key for key, spec in gym.registry.items() if spec.entry_point != _ALE_ENTRY_POINT}
         wanted = _simplified(re.sub(r"^ale/|-v\d+$", "", name.lower()))
         candidates = others | games
@@ -211,7 +215,7 @@ def _make_single(name: str, settings: _Preprocessing, render_mode: str | None) -
             atari, noop_max=settings.noop_max, frame_skip=settings.frame_skip, screen_size=settings.size
         )
         return ImageGame(cast("gym.Env[Any, Any]", screens), settings)
-    limit = gym.spec(name).max_episode_steps
+    limit = gym.spec(name.rpartition(":")[2]).max_episode_steps
     steps = settings.max_episode_steps if limit is None else min(limit, settings.max_episode_steps)
     env = gym.make(name, max_episode_steps=steps, render_mode=render_mode, disable_env_checker=True)
     return ImageGame(StickyAction(env, settings.sticky_actions) if settings.sticky_actions > 0 else env, settings)

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -135,6 +136,18 @@ def test_an_unknown_game_lists_the_nearest_names(name: str, near: str) -> None:
 def test_a_name_near_to_nothing_lists_the_games(name: str) -> None:
     with pytest.raises(UnknownGameError, match=r"Pong.*SpaceInvaders"):
         resolve_game(name)
+
+
+def test_a_game_of_a_module_is_found_and_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "module_of_a_game.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('ModuleGame-v0', entry_point=gymnasium.spec('TinyRGB-v0').entry_point)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = "module_of_a_game:ModuleGame-v0"
+    assert resolve_game(name) == name
+    assert make_game_env(name).reset(seed=0)[0].shape == (1, 96, 96)
+    assert resolve_game("ale_py:ALE/Pong-v5") == "Pong"
 
 
 # ALE games
