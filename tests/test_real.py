@@ -140,8 +140,7 @@ def test_a_name_near_to_nothing_lists_the_games(name: str) -> None:
 
 def test_a_game_of_a_module_is_found_and_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "module_of_a_game.py").write_text(
-        "import gymnasium\n"
-        "gymnasium.register('ModuleGame-v0', entry_point=gymnasium.spec('TinyRGB-v0').entry_point)\n"
+        "import gymnasium\ngymnasium.register('ModuleGame-v0', entry_point=gymnasium.spec('TinyRGB-v0').entry_point)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     name = "module_of_a_game:ModuleGame-v0"
