@@ -63,7 +63,7 @@ class Codec(Protocol):
         ...
 
     def seed_codebook(self, frames: Tensor, generator: torch.Generator) -> None:
-        """Called once, when the updates without quantisation are over, with a batch of uint8 frames (batch, C, H, W)."""
+        """Called once, when quantisation begins, with a batch of uint8 frames (batch, C, H, W)."""
         ...
 
 
