@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from dreamgym.checkpoint import Dream, load_dream, resolve_checkpoint
+from dreamgym.checkpoint import Dream, game_of, load_dream, resolve_checkpoint
 from dreamgym.device import resolve_device
 from dreamgym.errors import ConfigError, InvalidActionError, InvalidInputError
 from dreamgym.observations import ObservationBuilder, ObservationKind
+from dreamgym.real import game_names
 from dreamgym.simulator import DreamSimulator, DreamState
 
 DEFAULT_HORIZON = 25
@@ -68,7 +69,13 @@ def open_dream(source: DreamSource | None, checkpoint: DreamSource | None, devic
     if source is None and checkpoint is None:
         raise ConfigError("Which dream? Pass a game or an id, or checkpoint= with a run folder or a file.")
     name = "" if source is None else str(source)
-    return load_dream(resolve_checkpoint(name, cast("str | Path | None", checkpoint)), place)
+    dream = load_dream(resolve_checkpoint(name, cast("str | Path | None", checkpoint)), place)
+    asked, found = game_of(name), dream.world_model.config.game
+    if asked in game_names() and asked != found:
+        raise ConfigError(
+            f"checkpoint: expected a dream of {asked}, {checkpoint} is one of {found}: use Dream-{found}-v0."
+        )
+    return dream
 
 
 def resolve_horizon(horizon: float | None, metadata: Mapping[str, Any]) -> int | None:

@@ -217,7 +217,10 @@ def _make_single(name: str, settings: _Preprocessing, render_mode: str | None) -
         return ImageGame(cast("gym.Env[Any, Any]", screens), settings)
     limit = gym.spec(name.rpartition(":")[2]).max_episode_steps
     steps = settings.max_episode_steps if limit is None else min(limit, settings.max_episode_steps)
-    env = gym.make(name, max_episode_steps=steps, render_mode=render_mode, disable_env_checker=True)
+    try:
+        env = gym.make(name, max_episode_steps=steps, render_mode=render_mode, disable_env_checker=True)
+    except gym.error.DependencyNotInstalled as error:
+        raise InvalidInputError(f"{name} needs a package that is not installed: {error}") from error
     return ImageGame(StickyAction(env, settings.sticky_actions) if settings.sticky_actions > 0 else env, settings)
 
 

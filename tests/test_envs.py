@@ -536,3 +536,8 @@ def test_autoreset_modes_are_taken_by_name_and_kept_with_the_instance(tiny_dream
     assert env.metadata["autoreset_mode"] is AutoresetMode.DISABLED
     assert "autoreset_mode" not in DreamVectorEnv.metadata
     assert "autoreset_mode" not in gym.vector.VectorEnv.metadata
+
+
+def test_a_checkpoint_of_another_game_is_refused(tiny_run: Path) -> None:
+    with pytest.raises(ConfigError, match="Dream-Pong-v0"):
+        gym.make("Dream-Breakout-v0", checkpoint=str(tiny_run), device="cpu")

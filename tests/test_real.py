@@ -468,3 +468,15 @@ def test_sticky_actions_hold_for_any_env_and_follow_the_seed() -> None:
 def test_an_env_without_images_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="uint8 images"):
         make_game_env("CartPole-v1")
+
+
+def test_a_game_whose_package_is_missing_says_which():
+    def missing(*_args, **_settings):
+        raise gym.error.DependencyNotInstalled("Box2D is not installed")
+
+    gym.register("Boxed-v0", entry_point=missing)
+    try:
+        with pytest.raises(InvalidInputError, match="Box2D"):
+            make_game_env("Boxed-v0")
+    finally:
+        gym.registry.pop("Boxed-v0")
