@@ -6,6 +6,7 @@ Their signatures and docstrings are their ``--help``. What needs torch is import
 import importlib.util
 import json as jsonlib
 import math
+import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -246,6 +247,7 @@ def play(
         raise ConfigError(
             "play: expected a game with discrete actions; this one's are continuous, keys cannot say them."
         )
+    _check_display()
     env = DreamEnv(
         checkpoint=opened.dream,
         device=str(opened.device),
@@ -257,6 +259,17 @@ def play(
     named = {"+".join("space" if key == " " else key for key in pressed): act for pressed, act in keys.items()}
     print("keys: " + ", ".join(f"{pressed} = {meanings[action]}" for pressed, action in named.items()))
     keyboard.play(env, fps=fps, zoom=zoom, keys_to_action=cast(Any, keys), seed=seed, noop=0)
+
+
+def _check_display() -> None:
+    """Without a display SDL falls back to a window that nobody sees, and play would never end."""
+    import pygame
+
+    pygame.display.init()
+    if pygame.display.get_driver() in ("dummy", "offscreen") and "SDL_VIDEODRIVER" not in os.environ:
+        raise ConfigError(
+            "play needs a display, there is none. For a video instead: dreamgym compare RUN --out FILE.mp4"
+        )
 
 
 def _keys(dream: "Dream") -> tuple[dict[tuple[str, ...], int], list[str]]:

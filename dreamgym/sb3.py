@@ -234,7 +234,12 @@ def make_sb3_env(
 
     Returns:
         The vector env; its spaces are the same for ``real=True`` and ``real=False``.
+
+    Raises:
+        ConfigError: ``num_envs`` instead of SB3's ``n_envs``.
     """
+    if "num_envs" in settings:
+        raise ConfigError("make_sb3_env: SB3 calls it n_envs, not num_envs.")
     if real:
         return RealVecEnv(id_or_run, n_envs, **settings)
     staggered: dict[str, Any] = {"stagger": True, **settings}

@@ -346,9 +346,19 @@ class Lamp(gym.Env[Any, Any]):
         self.render_mode = render_mode
 
 
+def test_play_without_a_display_ends_at_once(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
+    monkeypatch.setattr("pygame.display.get_driver", lambda: "offscreen")
+    assert main(["play", str(tiny_run), "--device", "cpu"]) == 2
+    assert "dreamgym compare" in capsys.readouterr().err
+
+
 def test_play_gives_digits_to_games_without_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     dream = make_tiny_dream()
     dream.world_model.config = dataclasses.replace(dream.world_model.config, game="Lamp-v0")
     save_dream(tmp_path, dream)

@@ -295,3 +295,8 @@ def test_episodes_of_the_real_game_end_with_their_last_observation(tiny_dream: D
     assert infos[0]["episode"]["l"] == 2
     assert "lives" in infos[0]
     assert not np.array_equal(infos[0]["terminal_observation"], observation[0])
+
+
+def test_gymnasiums_name_for_the_number_of_envs_is_corrected(tiny_dream: Dream) -> None:
+    with pytest.raises(ConfigError, match="n_envs"):
+        make_sb3_env(tiny_dream, num_envs=4)
