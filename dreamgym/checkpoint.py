@@ -133,7 +133,9 @@ def save_dream(path: Path | str, dream: Dream) -> Path:
         "latent_stack": str(dream.latent_stack),
         "metadata": json.dumps(dream.metadata),
     }
-    write_atomic(file, lambda temporary: safetensors.torch.save_file(tensors, temporary, header))
+    # Not by save_file, whose files only their owner may read.
+    content = safetensors.torch.save(tensors, header)
+    write_atomic(file, lambda temporary: cast(Any, temporary.write_bytes(content)))
     return file
 
 

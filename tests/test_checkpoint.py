@@ -118,9 +118,10 @@ def test_files_can_be_read_by_whom_the_umask_allows(tmp_path):
     before = os.umask(0o022)
     try:
         write_atomic(path, lambda file: file.write_text("text"))
+        dream = save_dream(tmp_path, make_tiny_dream())
     finally:
         os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(dream.stat().st_mode) == 0o644
 
 
 def test_configurations_survive_json():
