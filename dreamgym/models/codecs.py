@@ -73,9 +73,14 @@ class VQVAEConfig:
 
     Attributes:
         frame_stack: C, frames stacked in one observation.
-        frame_size: side of a frame in pixels; a multiple of 16.
+        frame_size: side of a frame in pixels; a multiple of a cell's side.
         width: channels of the first convolution (the paper's is 32); the later ones have 2, 4 and 8 times as many.
-        residual_kernel: kernel of the encoder's residual blocks: 3 (paper, receptive field 110 px) or 1 (46 px).
+        stages: strided convolutions, each halving the side of the map. 4 (paper) makes a latent cell of 16 px, 3 one
+            of 8 px.
+        stage_kernel: kernel of the encoder's strided convolutions: 4 (paper), or 2, with which a code sees its own cell
+            and nothing beside it.
+        residual_kernel: kernel of the encoder's residual blocks: 3 (paper, receptive field 110 px) or 1 (46 px with
+            ``stage_kernel`` 4, and 22 px with three stages).
         quantizer: the codebook.
         commitment_weight: of the commitment loss, averaged over the latent's elements.
         foreground_weight: extra weight of a pixel that differs from the background; 0 weighs all alike (paper).
@@ -87,6 +92,8 @@ class VQVAEConfig:
     frame_stack: int = 1
     frame_size: int = 96
     width: int = 32
+    stages: int = 4
+    stage_kernel: int = 4
     residual_kernel: int = 1
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     commitment_weight: float = 0.25
@@ -97,13 +104,22 @@ class VQVAEConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.frame_size % 16 or self.frame_size <= 0:
-            raise ConfigError(f"frame_size: expected a positive multiple of 16, got {self.frame_size}.")
+        if self.stage_kernel not in (2, 4):
+            raise ConfigError(f"stage_kernel: expected 2 or 4, got {self.stage_kernel}.")
+        if not 1 <= self.stages <= 5:
+            raise ConfigError(f"stages: expected 1 to 5, got {self.stages}.")
+        if self.frame_size % self.cell or self.frame_size <= 0:
+            raise ConfigError(f"frame_size: expected a positive multiple of {self.cell}, got {self.frame_size}.")
         if self.frame_stack < 1 or self.width < 1 or self.residual_kernel % 2 == 0:
             raise ConfigError(
                 "frame_stack and width must be at least 1 and residual_kernel odd, got "
                 f"{self.frame_stack}, {self.width} and {self.residual_kernel}."
             )
+
+    @property
+    def cell(self) -> int:
+        """Side of a latent cell in pixels."""
+        return 2**self.stages
 
     @classmethod
     def published(cls, frame_stack: int = 4) -> "VQVAEConfig":
@@ -113,17 +129,17 @@ class VQVAEConfig:
 
 
 class Encoder(nn.Sequential):
-    """Four strided convolutions and two residual blocks, BatchNorm throughout (Robine et al. 2023, Fig. 4, top).
+    """Strided convolutions and two residual blocks, BatchNorm throughout (Robine et al. 2023, Fig. 4, top).
 
-    (batch, C, H, W) grey values in [0, 1] to (batch, embedding_dim, H / 16, W / 16).
+    (batch, C, H, W) grey values in [0, 1] to (batch, embedding_dim, H / cell, W / cell).
     """
 
     def __init__(self, config: VQVAEConfig) -> None:
         """Build the network."""
         layers: list[nn.Module] = []
-        channels = config.frame_stack
-        for factor in (1, 2, 4, 8):
-            layers += [nn.Conv2d(channels, config.width * factor, 4, 2, 1, bias=False)]
+        channels, kernel = config.frame_stack, config.stage_kernel
+        for factor in (2**stage for stage in range(config.stages)):
+            layers += [nn.Conv2d(channels, config.width * factor, kernel, 2, kernel // 2 - 1, bias=False)]
             channels = config.width * factor
             layers += [nn.BatchNorm2d(channels), nn.LeakyReLU()]
         for _ in range(2):
@@ -133,18 +149,18 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """Convolution, two residual blocks, four deconvolutions (Robine et al. 2023, Fig. 4, bottom).
+    """Convolution, two residual blocks, deconvolutions (Robine et al. 2023, Fig. 4, bottom).
 
-    (batch, embedding_dim, H / 16, W / 16) to logits (batch, C, H, W) of continuous Bernoullis.
+    (batch, embedding_dim, H / cell, W / cell) to logits (batch, C, H, W) of continuous Bernoullis.
     """
 
     def __init__(self, config: VQVAEConfig) -> None:
         """Build the network."""
-        channels = config.width * 8
+        channels = config.width * 2 ** (config.stages - 1)
         layers: list[nn.Module] = [nn.Conv2d(config.quantizer.embedding_dim, channels, 3, padding=1), nn.LeakyReLU()]
         for _ in range(2):
             layers += [ResidualBlock(channels, normalised=False), nn.LeakyReLU()]
-        for factor in (4, 2, 1):
+        for factor in (2**stage for stage in reversed(range(config.stages - 1))):
             layers += [nn.ConvTranspose2d(channels, config.width * factor, 4, 2, 1), nn.LeakyReLU()]
             channels = config.width * factor
         super().__init__(*layers, nn.ConvTranspose2d(channels, config.frame_stack, 4, 2, 1))
@@ -170,7 +186,7 @@ class VQVAE(nn.Module):
     @property
     def latent_shape(self) -> tuple[int, int]:
         """(height, width) of a latent: (6, 6) for frames of 96 pixels."""
-        side = self.config.frame_size // 16
+        side = self.config.frame_size // self.config.cell
         return side, side
 
     @property
@@ -223,14 +239,13 @@ class VQVAE(nn.Module):
         errors = weights * continuous_bernoulli_nll(self._logits(features), targets)
         reconstruction = errors.sum(dim=(1, 2, 3)).mean()
         commitment = F.mse_loss(outputs, codes)
-        cell = self.config.frame_size // self.latent_shape[0]
         metrics = {
             "reconstruction": reconstruction.detach(),
             "commitment": commitment.detach(),
             "perplexity": perplexity(indices, self.num_codes),
             "vectors": vectors.detach(),
             "indices": indices,
-            "cell_error": F.avg_pool2d(errors.detach().sum(dim=1, keepdim=True), cell)[:, 0],
+            "cell_error": F.avg_pool2d(errors.detach().sum(dim=1, keepdim=True), self.config.cell)[:, 0],
         }
         return reconstruction + self.config.commitment_weight * commitment * float(quantized), metrics
 

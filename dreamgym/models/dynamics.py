@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamgym.errors import ConfigError
@@ -94,6 +95,8 @@ class ConvLSTMConfig:
         reward_hidden: units of the reward head's linear layer (the paper's is 512).
         end_head: whether the end of the episode is predicted (not in the paper, its own future work).
         latent_skip: whether the latent head also sees the current features: most cells keep their code.
+        patch: side of the square of latent cells that is one cell of the LSTM: 2 runs a 12x12 latent on a 6x6 grid,
+            with the features of four cells side by side in its channels.
     """
 
     hidden: int = 128
@@ -101,13 +104,14 @@ class ConvLSTMConfig:
     reward_hidden: int = 512
     end_head: bool = True
     latent_skip: bool = False
+    patch: int = 1
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.hidden < 1 or self.reward_hidden < 1 or self.kernel % 2 == 0:
+        if self.hidden < 1 or self.reward_hidden < 1 or self.patch < 1 or self.kernel % 2 == 0:
             raise ConfigError(
-                "hidden and reward_hidden must be at least 1 and kernel odd, got "
-                f"{self.hidden}, {self.reward_hidden} and {self.kernel}."
+                "hidden, reward_hidden and patch must be at least 1 and kernel odd, got "
+                f"{self.hidden}, {self.reward_hidden}, {self.patch} and {self.kernel}."
             )
 
 
@@ -211,12 +215,16 @@ class ConvLSTM(nn.Module):
         super().__init__()
         self.config = config
         self.num_actions = num_actions
-        channels, self._height, self._width = embedding_shape
+        channels, height, width = embedding_shape
+        if height % config.patch or width % config.patch:
+            raise ConfigError(f"patch: expected a divisor of the latent's {height}x{width}, got {config.patch}.")
+        self._height, self._width = height // config.patch, width // config.patch
+        channels *= config.patch**2
         hidden, kernel, size = config.hidden, config.kernel, (self._height, self._width)
         self.cell_1 = ConvLSTMCell(channels + num_actions, hidden, kernel, *size)
         self.cell_2 = ConvLSTMCell(hidden + num_actions, hidden, kernel, *size)
         trunk = hidden + num_actions
-        self.latent_head = nn.Conv2d(trunk + channels * config.latent_skip, num_codes, 1)
+        self.latent_head = nn.Conv2d(trunk + channels * config.latent_skip, num_codes * config.patch**2, 1)
         self.reward_head = RewardHead(trunk, *size, config.reward_hidden, 3)
         self.end_head = RewardHead(trunk, *size, 64, 1, channels=8) if config.end_head else None
 
@@ -269,7 +277,8 @@ class ConvLSTM(nn.Module):
             (prediction with leading axes (batch, time), state after the last step).
         """
         batch, time = features.shape[:2]
-        maps = features.transpose(0, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        maps = F.pixel_unshuffle(features.transpose(0, 1).flatten(0, 1), self.config.patch)
+        maps = maps.contiguous(memory_format=torch.channels_last)
         planes = one_hot_planes(actions.transpose(0, 1).flatten(0, 1), self.num_actions, self._height, self._width)
         first, state_1 = self.cell_1.unroll(torch.cat([maps, planes], dim=1), CellState(state.output_1, state.memory_1))
         second, state_2 = self.cell_2.unroll(
@@ -277,7 +286,8 @@ class ConvLSTM(nn.Module):
         )
         trunk = torch.cat([second, planes], dim=1)
         latent_inputs = torch.cat([trunk, maps], dim=1) if self.config.latent_skip else trunk
-        heads = self.latent_head(latent_inputs), self.reward_head(trunk), self._end_logits(trunk)
+        latent_logits = F.pixel_shuffle(self.latent_head(latent_inputs), self.config.patch)
+        heads = latent_logits, self.reward_head(trunk), self._end_logits(trunk)
         prediction = Prediction(*(head.float().unflatten(0, (time, batch)).transpose(0, 1) for head in heads))
         return prediction, ConvLSTMState(*state_1, *state_2)
 
