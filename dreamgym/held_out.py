@@ -1,7 +1,8 @@
-"""Windows of held-out real experience that a dream is measured on, and how often each stands for the others."""
+"""Held-out real experience: how much of it, and the windows of it that a dream is measured on."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+LEAST_HELD_OUT = 0.05
+"""Least fraction of a run's real episodes, fitted to or not, that is held out."""
+
+MOST_HELD_OUT = 54_000
+"""Most held-out records in memory: half a gigabyte of frames, two of the longest episodes."""
 
 MARGIN = 2
 """An event counts as predicted when it is dreamt at most so many steps too early or too late."""
@@ -129,6 +136,22 @@ def draw_windows(
         uniform=len(drawn[0]),
         event=len(drawn[1]) + len(drawn[2]),
     )
+
+
+def missing_episodes(fitted: int, held_out: int) -> int:
+    """How many episodes more must be held out for them to be at least :data:`LEAST_HELD_OUT` of all.
+
+    Args:
+        fitted: episodes that are, or will be, fitted to.
+        held_out: episodes that are not.
+    """
+    needed = fitted * LEAST_HELD_OUT / (1 - LEAST_HELD_OUT)
+    return max(0, math.ceil(needed - 1e-9) - held_out)
+
+
+def longest_episode(replay: Replay) -> int:
+    """Records of the longest episode; 0 where there is none."""
+    return max((stop - start for start, stop in replay.iter_episodes()), default=0)
 
 
 def episode_spans(replay: Replay) -> tuple[IntArray, IntArray]:
