@@ -254,16 +254,18 @@ def _joined(spans: list[tuple[Replay, int, int]], capacity: int) -> Replay:
     like = spans[0][0]
     joined = Replay(capacity, like.frame_shape, like.action_shape, like.action_dtype)
     for part, start, stop in spans:
-        for index in range(start, stop):
-            joined.append(
-                part.frames_at(index)[0],
-                part.actions_at(index),
-                float(part.rewards_at(index)),
-                bool(part.terminated_at(index)),
-                bool(part.truncated_at(index)),
-                bool(part.life_lost_at(index)),
-                index == start,
-            )
+        records = np.arange(start, stop)
+        columns = (
+            part.frames_at(records)[:, 0],
+            part.actions_at(records),
+            part.rewards_at(records).tolist(),
+            part.terminated_at(records).tolist(),
+            part.truncated_at(records).tolist(),
+            part.life_lost_at(records).tolist(),
+            (records == start).tolist(),
+        )
+        for record in zip(*columns, strict=True):
+            joined.append(*record)
     return joined
 
 
