@@ -30,8 +30,14 @@ RunOrId = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_ID"
 RECORDED_EPISODES = 2
 """How many of the real episodes that ``evaluate`` plays are kept to measure the dream's fidelity on."""
 
+MEASURED_EPISODES, MEASURED_STARTS = 8, 512
+"""With ``--fidelity``: most of those episodes, and dreams that start anywhere in them."""
+
 LONGEST_RECORD = 27_000 * RECORDED_EPISODES
 """Most real steps kept of them: 27,000 is the longest episode."""
+
+RANKED_EPISODES = 16
+"""Most real episodes of each policy that ``--fidelity`` ranks."""
 
 RANDOM_PLAY = 1_000
 """Real steps that ``compare`` plays where a dream comes without real experience."""
@@ -44,6 +50,8 @@ def evaluate(
     dream_episodes: int = 64,
     num_envs: int = 8,
     deterministic: Annotated[bool, Flag] = False,
+    fidelity: Annotated[bool, Flag] = False,
+    policies: int = 8,
     json: Annotated[bool, Flag] = False,
     device: str = "auto",
 ) -> None:
@@ -56,16 +64,23 @@ def evaluate(
         dream_episodes: dreams to count.
         num_envs: real games played side by side.
         deterministic: take the agent's most likely action instead of sampling.
-        json: print JSON: real, dream, fidelity.
+        fidelity: measure the dream thoroughly, on up to 8 of the real episodes, and say what each number means.
+        policies: with --fidelity, how many policies, from the agent down to random actions, the dream is to rank as the
+            real game does; each plays up to 16 of --episodes. 0 leaves that out.
+        json: print JSON: real, dream, fidelity, and with --fidelity held_out and ranking.
         device: auto, cpu, cuda or cuda:<index>.
     """
     from dreamgym.agent import observation_kind
     from dreamgym.envs import DreamVectorEnv
     from dreamgym.evaluate import evaluate_dream, evaluate_real
+    from dreamgym.fidelity_table import fidelity_tables
+    from dreamgym.ranking import LEAST_POLICIES, graded_policies, rank_policies
     from dreamgym.real_env import make_real_env
 
     _at_least(1, episodes=episodes, dream_episodes=dream_episodes, num_envs=num_envs)
     _at_least(0, seed=seed)
+    if policies:
+        _at_least(LEAST_POLICIES, policies=policies)
     opened = _open(run, device, quiet=json)
     config, agent = opened.agent()
     place, kind = str(opened.device), observation_kind(config.algo)
@@ -80,10 +95,9 @@ def evaluate(
         seed,
         deterministic=deterministic,
         record=record,
-        record_episodes=min(RECORDED_EPISODES, episodes),
+        record_episodes=min(MEASURED_EPISODES if fidelity else RECORDED_EPISODES, episodes),
         progress=sys.stderr.isatty(),
     )
-    games.close()
     dreams = DreamVectorEnv(
         min(64, dream_episodes),
         checkpoint=opened.dream,
@@ -94,10 +108,23 @@ def evaluate(
         horizon_as=config.dream.horizon_as,
     )
     dream = evaluate_dream(agent, dreams, dream_episodes, seed, deterministic=deterministic)
-    measured = _fidelity(opened.dream, record, config, seed)
+    found: dict[str, Any] = {"real": real.as_dict(), "dream": dream.as_dict()}
+    found["fidelity"] = _fidelity(opened.dream, record, config, seed, MEASURED_STARTS if fidelity else 128)
+    if fidelity:
+        found["held_out"] = {"episodes": len(record.iter_episodes()), "steps": len(record)}
+    if fidelity and policies:
+        found["ranking"] = rank_policies(
+            graded_policies(agent, games.single_action_space, policies, seed),
+            games,
+            dreams,
+            episodes=min(RANKED_EPISODES, episodes),
+            seed=seed,
+            deterministic=deterministic,
+            progress=sys.stderr.isatty(),
+        ).as_dict()
+    games.close()
     about = _about(opened, config, agent)
     if json:
-        found = {"real": real.as_dict(), "dream": dream.as_dict(), "fidelity": measured}
         print(jsonlib.dumps({**about, "seed": seed, "device": place, **found}))
         return
     print(
@@ -107,7 +134,10 @@ def evaluate(
     )
     print(f"  real score   {real.mean:9.2f}   95 % {real.low:.2f} to {real.high:.2f}, {episodes} episodes")
     print(f"  dream return {dream.mean:9.2f}   95 % {dream.low:.2f} to {dream.high:.2f}, {dream_episodes} dreams")
-    for name, value in measured.items():
+    if fidelity:
+        print(fidelity_tables(found))
+        return
+    for name, value in found["fidelity"].items():
         if isinstance(value, float):
             print(f"  {name:<26}{value:9.3f}")
 
@@ -132,7 +162,7 @@ def _about(opened: "_Opened", config: "RunConfig", agent: Any) -> dict[str, Any]
     }
 
 
-def _fidelity(dream: "Dream", record: "Replay", config: "RunConfig", seed: int) -> dict[str, Any]:
+def _fidelity(dream: "Dream", record: "Replay", config: "RunConfig", seed: int, starts: int) -> dict[str, Any]:
     """How faithful the dream is; nothing where the recorded episodes are shorter than the context."""
     from dreamgym.fidelity import fidelity
 
@@ -144,6 +174,7 @@ def _fidelity(dream: "Dream", record: "Replay", config: "RunConfig", seed: int) 
                 context=config.dream.context,
                 horizon=config.dream.horizon,
                 life_loss_ends=config.fit.life_loss_ends,
+                starts=starts,
                 seed=seed,
             )
         )
@@ -167,7 +198,7 @@ def compare(
 ) -> None:
     """Put the dream beside the real game: the same start, the same actions.
 
-    The real stretch is one that the world model was not fitted to: from the run's last evaluation, or, where there is
+    The real stretch is one that the world model was not fitted to: from the run's last evaluations, or, where there is
     only a dream and no run, played anew with random actions.
 
     Args:
@@ -204,7 +235,7 @@ def _unseen(opened: "_Opened", seed: int) -> "Replay":
     from dreamgym.real_env import make_real_env
     from dreamgym.run_folder import RunFolder
 
-    held_out = RunFolder(opened.folder).load_held_out(LONGEST_RECORD)
+    held_out = RunFolder(opened.folder).load_held_out(LONGEST_RECORD, MEASURED_EPISODES)
     if len(held_out):
         return held_out
     replay = _empty_replay(opened.dream, RANDOM_PLAY)

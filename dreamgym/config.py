@@ -134,15 +134,18 @@ class EvaluateConfig:
         final_episodes: real episodes after the last round: the score.
         num_envs: games played side by side.
         dream_episodes: dreams played for the dream's return.
-        record_episodes: real episodes of each round's evaluation kept, raw, to measure the dream's fidelity on.
-        fidelity_starts: windows that fidelity is measured on.
+        record_episodes: least number of real episodes of each round's evaluation that are held out: kept, raw, and
+            never fitted to; more are where less than 5 % of the run's real episodes would be. 0 keeps none.
+        fidelity_episodes: newest held-out episodes that the dream's fidelity is measured on.
+        fidelity_starts: windows of them, drawn uniformly; up to 5/8 as many are drawn for the events they hold.
     """
 
     episodes: int = 8
     final_episodes: int = 32
     num_envs: int = 32
     dream_episodes: int = 64
-    record_episodes: int = 2
+    record_episodes: int = 4
+    fidelity_episodes: int = 8
     fidelity_starts: int = 128
 
     def __post_init__(self) -> None:

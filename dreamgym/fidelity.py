@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dreamgym.errors import InvalidInputError, ReplayError
+from dreamgym.errors import InvalidInputError
+from dreamgym.events import CALIBRATION_BINS, FLOOR, STEP_EDGES, THRESHOLD, event_metrics
+from dreamgym.held_out import MARGIN, HeldOutWindows, IntArray, draw_windows, episode_spans
 
 if TYPE_CHECKING:
     from dreamgym.replay import Replay
     from dreamgym.world_model import WorldModel
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-
-MARGIN = 2
-"""An event counts as predicted when it is dreamt at most so many steps too early or too late."""
-
-THRESHOLD = 0.5
-"""Expected reward (or probability of an end), summed over the margin, past which an event counts as predicted."""
+__all__ = [
+    "CALIBRATION_BINS",
+    "FLOOR",
+    "MARGIN",
+    "REPORT_STEPS",
+    "STEP_EDGES",
+    "THRESHOLD",
+    "OpenLoop",
+    "episode_spans",
+    "fidelity",
+    "open_loop",
+]
 
 REPORT_STEPS = (1, 5, 10, 15, 25)
 """Steps of the dream, counted from one, at which single numbers are given."""
-
-STEP_EDGES = (0, 5, 10, 15, 25)
-"""Edges of the ranges of steps, half open and counted from zero, by which recall is given."""
 
 MOVING = 10
 """A pixel moves when it differs from the background by more than this (of 255)."""
@@ -43,14 +43,23 @@ class OpenLoop(NamedTuple):
         latents: the dreamt codes, int64 (batch, horizon, ...): what follows each action.
         rewards: expected reward of each step, float32 (batch, horizon) in [-1, 1].
         ends: probability that the episode ends with the step, float32 (batch, horizon).
+        log_likelihood: natural logarithm of the probability that the dream gave to the real codes just before it drew
+            its own, mean over the cells, float32 (batch, real steps); without real codes (batch, 0).
     """
 
     latents: Tensor
     rewards: Tensor
     ends: Tensor
+    log_likelihood: Tensor
 
 
-def open_loop(world_model: WorldModel, context: Tensor, actions: Tensor, generator: torch.Generator) -> OpenLoop:
+def open_loop(
+    world_model: WorldModel,
+    context: Tensor,
+    actions: Tensor,
+    generator: torch.Generator,
+    real: Tensor | None = None,
+) -> OpenLoop:
     """Dream on from real context with given actions.
 
     Args:
@@ -59,6 +68,8 @@ def open_loop(world_model: WorldModel, context: Tensor, actions: Tensor, generat
         actions: (batch, context - 1 + horizon, ...): the action taken at each frame of the context, then those of the
             dream. The dream's first action is the one at the context's last frame.
         generator: draws the codes; on the world model's device.
+        real: real codes, int64 (batch, up to horizon, ...), of the frames that followed in the game. They are never
+            shown to the dream, only looked up in its distributions.
 
     Returns:
         What was dreamt.
@@ -79,13 +90,17 @@ def open_loop(world_model: WorldModel, context: Tensor, actions: Tensor, generat
     latents: list[Tensor] = []
     rewards: list[Tensor] = []
     ends: list[Tensor] = []
+    likelihoods = [torch.zeros(len(context), 0, device=context.device)]
     for step in range(warm, warm + horizon):
         prediction, state = world_model.step(latent, actions[:, step], state)
+        if real is not None and step - warm < real.shape[1]:
+            cells = prediction.latent_log_probability(real[:, step - warm])
+            likelihoods.append(cells.flatten(1).mean(1, keepdim=True))
         latent = prediction.sample_latent(generator)
         latents.append(latent)
         rewards.append(prediction.expected_reward())
         ends.append(prediction.end_probability())
-    return OpenLoop(torch.stack(latents, 1), torch.stack(rewards, 1), torch.stack(ends, 1))
+    return OpenLoop(torch.stack(latents, 1), torch.stack(rewards, 1), torch.stack(ends, 1), torch.cat(likelihoods, 1))
 
 
 def fidelity(
@@ -100,11 +115,12 @@ def fidelity(
 ) -> dict[str, float | list[float]]:
     """Measure a dream against held-out real experience, with the real actions and open loop.
 
-    Three draws of windows share one batched dream. ``starts`` *uniform* ones stand for the experience as it is. Up to
-    half as many *event* ones hold a reward in the horizon, lost and won points in equal numbers: points are rare, and
-    their recall would be noise without them. Up to an eighth as many *end* ones hold an end. A reward is clipped to
-    [-1, 1] and rounded, as the world model learns it; an event counts as predicted when the expected reward, summed
-    over the steps within :data:`MARGIN` of it, is past :data:`THRESHOLD` with its sign.
+    Three draws of windows share one batched dream (:func:`dreamgym.held_out.draw_windows`). ``starts`` *uniform* ones
+    stand for the experience as it is. Up to half as many *event* ones hold a reward in the horizon, lost and won points
+    in equal numbers: points are rare, and what is said of them would be noise otherwise. Up to an eighth as many *end*
+    ones hold an end. A reward is clipped to [-1, 1] and rounded, as the world model learns it; an event counts as
+    predicted when the expected reward of its sign (for ends: the probability), summed over the steps within
+    :data:`MARGIN` of it, is :data:`THRESHOLD` or more.
 
     Args:
         world_model: any codec and dynamics; runs on its own device.
@@ -120,16 +136,27 @@ def fidelity(
         1, 5, 10, 15, 25 and *a_b* is 0_5, 5_10, 10_15, 15_25, as far as the horizon goes.
 
         From the uniform windows: ``code_accuracy`` (list by step) and ``code_accuracy_k``: the fraction of codes that
-        are the real frame's; ``reward_dream`` and ``reward_real``: mean reward per step; ``reward_correlation``: of the
-        sums over the horizon; ``precision``, ``precision_lost``, ``precision_won``: the fraction of dreamt events that
-        are real; ``pixel_error_k`` and ``pixel_error``, their mean: absolute difference, in [0, 1], to the real frame
-        where that differs from the replay's background; ``pixel_error_codec``: the same for real frames that were only
-        encoded and decoded, the floor of it.
+        are the real frame's; ``code_nll`` (list by step) and ``code_nll_k``: minus the log of the probability given to
+        a real code, in nats, its mean over cells and windows. As each window is dreamt once, that probability is the
+        one at the end of one dreamt path; under the mean over all paths, which is what the dream says, the real codes
+        are more likely (Jensen), so this is an upper bound. ``code_nll_marginal``: the same for somebody who knows only
+        how often each cell shows each code in these windows. ``pixel_error_k`` and ``pixel_error``, their mean:
+        absolute difference, in [0, 1], to the real frame where that differs from the replay's background;
+        ``pixel_error_codec``: the same for real frames that were only encoded and decoded, the floor of it.
 
-        From all windows: ``recall_lost``, ``recall_won`` and ``recall_lost_a_b``, ``recall_won_a_b``: the fraction of
-        real events that are dreamt; ``recall``: of both signs; ``end_recall``.
+        From all windows, each counted alike: ``recall_lost``, ``recall_won`` and ``recall_lost_a_b``,
+        ``recall_won_a_b``: the fraction of real events that are dreamt; ``recall``, ``recall_a_b`` and ``recall_0_10``:
+        of both signs, drawn in equal numbers so that it does not change with the score; ``end_recall``,
+        ``end_recall_a_b``, ``end_recall_0_10``: of ends.
 
-        From the event windows: ``event_precision`` and ``event_reward_correlation``.
+        From all windows, weighted so as to stand for the held-out experience as it is: ``precision``,
+        ``precision_lost``, ``precision_won``, ``end_precision``: the fraction of dreamt events that are real;
+        ``calibration_error``, ``end_calibration_error``: the mean distance between how sure the dream is of its events
+        and the fraction of them that is real (:func:`dreamgym.events.calibration_error`); ``reward_dream``,
+        ``reward_real`` and ``reward_ratio``: mean reward per step and dream over game (which says little where lost and
+        won points cancel); with ``_lost`` and ``_won`` behind it: of one sign alone, events per step, so that the ratio
+        is that of expected to real events; ``end_dream``, ``end_real``, ``end_ratio``: the same of ends;
+        ``reward_correlation``: of the sums over the horizon.
 
         How many there were: ``windows_uniform``, ``windows_event``, ``windows_end``, ``events_lost``, ``events_won``,
         ``events_end`` (real events among all windows).
@@ -141,120 +168,26 @@ def fidelity(
     for name, value in (("context", context), ("horizon", horizon), ("starts", starts)):
         if value < 1:
             raise InvalidInputError(f"{name}: expected at least 1, got {value}.")
-    windows = _draw(replay, context, horizon, starts, life_loss_ends, np.random.default_rng(seed))
+    windows = draw_windows(replay, context, horizon, starts, life_loss_ends, np.random.default_rng(seed))
     generator = torch.Generator(device=world_model.device)
     generator.manual_seed(seed)
     codes = _encode(world_model, replay, windows.indices)
     actions = torch.as_tensor(replay.actions_at(windows.acted), device=world_model.device)
-    dream = open_loop(world_model, codes[:, :context], actions, generator)
+    dream = open_loop(world_model, codes[:, :context], actions, generator, real=codes[:, context:])
     rewards = dream.rewards.double().cpu().numpy()
     ends = dream.ends.double().cpu().numpy()
+    happened = slice(MARGIN, -MARGIN)
     return {
-        **_code_metrics(dream.latents[:, :horizon], codes, windows),
-        **_reward_metrics(rewards, windows),
-        **_recall_metrics(rewards, ends, windows),
+        **_code_metrics(dream, codes, windows),
+        **event_metrics(windows, rewards, ends),
         **_pixel_metrics(world_model, replay, dream.latents[:, :horizon], codes, windows),
         "windows_uniform": float(windows.uniform),
         "windows_event": float(windows.event),
         "windows_end": float(len(windows.indices) - windows.uniform - windows.event),
-        "events_lost": float((windows.rewards == -1).sum()),
-        "events_won": float((windows.rewards == 1).sum()),
-        "events_end": float(windows.ends.sum()),
+        "events_lost": float((windows.rewards[:, happened] == -1).sum()),
+        "events_won": float((windows.rewards[:, happened] == 1).sum()),
+        "events_end": float(windows.ends[:, happened].sum()),
     }
-
-
-class _Windows(NamedTuple):
-    """Windows of real experience: first the uniform ones, then those with an event, then those with an end.
-
-    Attributes:
-        indices: records of the replay, (count, context + horizon): the frames; clamped to the episode's last record.
-        frames_real: whether that frame belongs to the window's episode, of the same shape.
-        acted: records whose actions are given, (count, context - 1 + horizon + MARGIN), clamped likewise: the dream
-            goes on a little, so that an event at the horizon may be dreamt too late like any other.
-        rewards: clipped and rounded, (count, horizon); zero after the episode's end.
-        around: the same with the MARGIN steps before the dream and after its horizon, (count, horizon + 2 MARGIN).
-        ends: whether the step ended the episode, (count, horizon).
-        real: whether the step happened before the episode was over, (count, horizon + MARGIN).
-        context: number of frames before the first dreamt one.
-        uniform: number of windows drawn uniformly.
-        event: number of windows drawn because they hold a reward.
-    """
-
-    indices: IntArray
-    frames_real: BoolArray
-    acted: IntArray
-    rewards: FloatArray
-    around: FloatArray
-    ends: BoolArray
-    real: BoolArray
-    context: int
-    uniform: int
-    event: int
-
-
-def _draw(
-    replay: Replay, context: int, horizon: int, starts: int, life_loss_ends: bool, random: np.random.Generator
-) -> _Windows:
-    """Draw the three kinds of windows; each kind without replacement."""
-    everything = np.arange(len(replay))
-    begin, stop = episode_spans(replay)
-    candidates = np.flatnonzero(everything + context <= stop)
-    if not len(candidates):
-        raise ReplayError(
-            f"fidelity: expected held-out episodes of at least {context} steps (context), "
-            f"got {len(replay)} records and none as long."
-        )
-    rewards = np.rint(np.clip(replay.rewards_at(everything), -1, 1)).astype(np.float64)
-    ends = replay.terminated_at(everything)
-    if life_loss_ends:
-        ends = ends | replay.life_lost_at(everything)
-
-    def holding(happened: BoolArray) -> IntArray:
-        """The candidates in whose horizon it happens."""
-        count = np.concatenate([[0], np.cumsum(happened)])
-        first = candidates + context - 1
-        return candidates[count[np.minimum(first + horizon, stop[candidates])] > count[first]]
-
-    def some(pool: IntArray, count: int) -> IntArray:
-        return random.choice(pool, size=min(count, len(pool)), replace=False)
-
-    uniform = some(candidates, starts)
-    event = np.concatenate([some(holding(rewards == sign), starts // 4) for sign in (-1, 1)])
-    ending = some(holding(ends), max(starts // 8, 1))
-    chosen = np.concatenate([uniform, event, ending])
-    start, end = begin[chosen, None], stop[chosen, None]
-    frames = chosen[:, None] + np.arange(context + horizon)
-    acted = chosen[:, None] + np.arange(context - 1 + horizon + MARGIN)
-    steps = acted[:, context - 1 :]
-    around = chosen[:, None] + np.arange(context - 1 - MARGIN, context - 1 + horizon + MARGIN)
-    around_real = (around >= start) & (around < end)
-    around_rewards = np.where(around_real, rewards[np.clip(around, start, end - 1)], 0)
-    return _Windows(
-        indices=np.minimum(frames, end - 1),
-        frames_real=frames < end,
-        acted=np.minimum(acted, end - 1),
-        rewards=around_rewards[:, MARGIN : MARGIN + horizon],
-        around=around_rewards,
-        ends=(ends[np.minimum(steps, end - 1)] & (steps < end))[:, :horizon],
-        real=steps < end,
-        context=context,
-        uniform=len(uniform),
-        event=len(event),
-    )
-
-
-def episode_spans(replay: Replay) -> tuple[IntArray, IntArray]:
-    """The episode that every record belongs to.
-
-    Args:
-        replay: any.
-
-    Returns:
-        int64 (len(replay),) each: the first record of the episode, and the one after its last.
-    """
-    spans = np.asarray(replay.iter_episodes(), dtype=np.int64).reshape(-1, 2)
-    begin, stop = np.repeat(spans, spans[:, 1] - spans[:, 0], axis=0).T
-    return begin, stop
 
 
 def _encode(world_model: WorldModel, replay: Replay, indices: IntArray) -> Tensor:
@@ -267,68 +200,35 @@ def _encode(world_model: WorldModel, replay: Replay, indices: IntArray) -> Tenso
     return torch.cat(chunks)[torch.as_tensor(inverse.reshape(indices.shape), device=world_model.device)]
 
 
-def _code_metrics(dreamt: Tensor, codes: Tensor, windows: _Windows) -> dict[str, float | list[float]]:
-    count, horizon = windows.uniform, dreamt.shape[1]
-    same = (dreamt[:count] == codes[:count, windows.context :]).flatten(2).double().mean(2).cpu().numpy()
+def _code_metrics(dream: OpenLoop, codes: Tensor, windows: HeldOutWindows) -> dict[str, float | list[float]]:
+    """What was drawn and how likely the truth was, cell by cell, of the uniform windows."""
+    count = windows.uniform
+    truth = codes[:count, windows.context :]
+    same = (dream.latents[:count, : truth.shape[1]] == truth).flatten(2).double().mean(2).cpu().numpy()
+    surprise = -dream.log_likelihood[:count].double().cpu().numpy()
     real = windows.frames_real[:count, windows.context :]
-    # A late step can lie behind the end of every window's episode: the curve then stops before it.
+    # A late step can lie behind the end of every window's episode: the curves then stop before it.
     known = int(real.any(axis=0).sum())
-    by_step = [float(same[real[:, step], step].mean()) for step in range(known)]
-    return {
-        "code_accuracy": by_step,
-        **{f"code_accuracy_{step}": by_step[step - 1] for step in REPORT_STEPS if step <= min(horizon, known)},
-    }
-
-
-def _reward_metrics(dreamt: FloatArray, windows: _Windows) -> dict[str, float | list[float]]:
-    horizon = windows.rewards.shape[1]
-    uniform = slice(0, windows.uniform)
-    event = slice(windows.uniform, windows.uniform + windows.event)
-    real = windows.real[uniform, :horizon]
-    metrics: dict[str, float | list[float]] = {
-        "reward_dream": float(dreamt[uniform, :horizon][real].mean()),
-        "reward_real": float(windows.rewards[uniform][real].mean()),
-    }
-    masked = np.where(windows.real, dreamt, 0)
-    for prefix, part in (("", uniform), ("event_", event)):
-        correlation = _correlation(masked[part, :horizon].sum(1), windows.rewards[part].sum(1))
-        if correlation is not None:
-            metrics[f"{prefix}reward_correlation"] = correlation
-        dreamt_events, true_events = 0, 0
-        for sign, name in ((-1, "precision_lost"), (1, "precision_won")):
-            found = _dreamt_events(sign * masked[part])[:, :horizon]
-            true = found & _near(windows.around[part] == sign)[:, MARGIN:-MARGIN]
-            dreamt_events, true_events = dreamt_events + int(found.sum()), true_events + int(true.sum())
-            if found.any() and not prefix:
-                metrics[name] = float(true.sum() / found.sum())
-        if dreamt_events:
-            metrics[f"{prefix}precision"] = true_events / dreamt_events
-    return metrics
-
-
-def _recall_metrics(rewards: FloatArray, ends: FloatArray, windows: _Windows) -> dict[str, float | list[float]]:
-    """Recall over all windows. What is dreamt past the real end counts here: an event may be dreamt too late."""
-    horizon = windows.rewards.shape[1]
     metrics: dict[str, float | list[float]] = {}
-    hits, events = 0, 0
-    for sign, name in ((-1, "recall_lost"), (1, "recall_won")):
-        happened = windows.rewards == sign
-        dreamt = happened & (_window_sum(sign * rewards) >= THRESHOLD)[:, :horizon]
-        hits, events = hits + int(dreamt.sum()), events + int(happened.sum())
-        if happened.any():
-            metrics[name] = float(dreamt.sum() / happened.sum())
-        for low, high in pairwise(STEP_EDGES):
-            if happened[:, low:high].any():
-                metrics[f"{name}_{low}_{high}"] = float(dreamt[:, low:high].sum() / happened[:, low:high].sum())
-    if events:
-        metrics["recall"] = hits / events
-    if windows.ends.any():
-        metrics["end_recall"] = float((_window_sum(ends) >= THRESHOLD)[:, :horizon][windows.ends].mean())
-    return metrics
+    for name, values in (("code_accuracy", same), ("code_nll", surprise)):
+        by_step = [float(values[real[:, step], step].mean()) for step in range(known)]
+        metrics[name] = by_step
+        metrics |= {f"{name}_{step}": by_step[step - 1] for step in REPORT_STEPS if step <= known}
+    seen = truth[torch.as_tensor(real, device=truth.device)].flatten(1).cpu().numpy()
+    return metrics | ({"code_nll_marginal": _marginal_entropy(seen)} if known else {})
+
+
+def _marginal_entropy(codes: IntArray) -> float:
+    """Entropy of each cell's own code frequencies, (frames, cells), in nats; its mean over the cells."""
+    entropy = 0.0
+    for cell in codes.T:
+        chances = np.unique(cell, return_counts=True)[1] / len(cell)
+        entropy -= float((chances * np.log(chances)).sum())
+    return entropy / codes.shape[1]
 
 
 def _pixel_metrics(
-    world_model: WorldModel, replay: Replay, dreamt: Tensor, codes: Tensor, windows: _Windows
+    world_model: WorldModel, replay: Replay, dreamt: Tensor, codes: Tensor, windows: HeldOutWindows
 ) -> dict[str, float | list[float]]:
     """Error on the moving parts, at the reported steps of the uniform windows only: decoding is dear."""
     background = replay.background()
@@ -353,46 +253,3 @@ def _pixel_metrics(
         metrics["pixel_error"] = float(np.mean(errors))
         metrics["pixel_error_codec"] = float(np.mean(floor))
     return metrics
-
-
-def _correlation(left: FloatArray, right: FloatArray) -> float | None:
-    """Pearson's correlation; None where one side does not vary."""
-    if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
-        return None
-    return float(np.corrcoef(left, right)[0, 1])
-
-
-def _window_sum(values: FloatArray) -> FloatArray:
-    """Sum over the steps within MARGIN of each, (count, horizon) -> (count, horizon)."""
-    padded = np.pad(values, ((0, 0), (MARGIN, MARGIN)))
-    return np.lib.stride_tricks.sliding_window_view(padded, 2 * MARGIN + 1, axis=1).sum(-1)
-
-
-def _near(happened: BoolArray) -> BoolArray:
-    """Whether it happens within MARGIN of each step."""
-    return _window_sum(happened.astype(np.float64)) > 0
-
-
-def _dreamt_events(expected: FloatArray) -> BoolArray:
-    """Where events of one sign are dreamt: the strongest first, at its centre of mass, then what is left beside it.
-
-    Args:
-        expected: expected reward of that sign's direction, (count, horizon).
-
-    Returns:
-        (count, horizon), True at every event whose mass within MARGIN of it is past THRESHOLD.
-    """
-    mass = np.maximum(expected, 0)
-    steps = np.arange(mass.shape[1])
-    found = np.zeros(mass.shape, dtype=np.bool_)
-    while True:
-        sums = _window_sum(mass)
-        peak = sums.argmax(1)
-        rows = np.flatnonzero(sums.max(1) >= THRESHOLD)
-        if not len(rows):
-            return found
-        inside = np.abs(steps - peak[rows, None]) <= MARGIN
-        weight = mass[rows] * inside
-        centre = np.rint((weight * steps).sum(1) / weight.sum(1)).astype(np.int64)
-        found[rows, centre] = True
-        mass[rows] = np.where(inside, 0, mass[rows])

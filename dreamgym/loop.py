@@ -4,7 +4,6 @@ Every phase is a function of the files that the phases before it left and of nam
 killed and resumed ends with the weights of one that was not.
 """
 
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from dreamgym.evaluate import RandomPolicy, evaluate_dream, evaluate_real, rando
 from dreamgym.fidelity import fidelity
 from dreamgym.fit import Fitter
 from dreamgym.hardware import describe_machine, matmul_rates
+from dreamgym.held_out import MOST_HELD_OUT, longest_episode, missing_episodes
 from dreamgym.observations import ObservationBuilder
 from dreamgym.plots import plot_fidelity, plot_scores
 from dreamgym.pong import FRAME_SHAPE, ball_located, shows_ball
@@ -45,9 +45,6 @@ from dreamgym.report import Record, flat_numbers, rollout_strip, round_line, sum
 from dreamgym.run_folder import Progress, RunFolder, derive_seed
 from dreamgym.sb3 import make_sb3_env
 from dreamgym.world_model import WorldModel, WorldModelConfig
-
-_LONGEST_EPISODE = 27_000
-"""Steps after which the real game is cut."""
 
 
 def train(
@@ -216,14 +213,19 @@ class _Run:
         config, measure = self.config, self.config.evaluate
         last = index == config.rounds - 1
         episodes = measure.final_episodes if last else measure.episodes
+        recorded = min(measure.record_episodes, episodes)
+        if recorded:
+            recorded = max(
+                recorded, missing_episodes(len(self.replay.iter_episodes()), self.folder.held_out_before(index))
+            )
+        episodes = max(episodes, recorded)
         dream = self._dream(index)
         agent = self._agent(index, dream)
         kind = observation_kind(config.algo)
         seed = derive_seed(config.seed, "evaluate", index)
-        held_out = self._empty_replay(self._most_held_out)
+        held_out = self._empty_replay(MOST_HELD_OUT)
         envs = min(measure.num_envs, episodes)
         real = make_real_env(dream, envs, device=str(self.device), observation=kind, **self.game_options)
-        recorded = min(measure.record_episodes, episodes)
         try:
             score = evaluate_real(
                 agent, real, episodes, seed, record=held_out, record_episodes=recorded, progress=self.progress
@@ -240,14 +242,15 @@ class _Run:
         if index == 0:
             played = random_score(config.game, measure.final_episodes, seed, **self.game_options)
             record["random"] = played.as_dict()
-        if len(held_out):
-            longest = max(stop - start for start, stop in held_out.iter_episodes())
-            if longest >= config.dream.context:
-                record["fidelity"] = self._measure_dream(dream, held_out, seed)
+        if recorded:
+            self.folder.save_held_out(index, held_out)
+            record["held_out"] = {"episodes": len(held_out.iter_episodes()), "steps": len(held_out)}
+            newest = self.folder.load_held_out(MOST_HELD_OUT, measure.fidelity_episodes)
+            if longest_episode(newest) >= config.dream.context:
+                record["fidelity"] = self._measure_dream(dream, newest, seed)
+            if longest_episode(held_out) >= config.dream.context:
                 picture = rollout_strip(dream, held_out, seed)
                 self.writer.add_image("imagined_beside_real", picture, self._interactions(index), dataformats="HWC")
-            shutil.rmtree(self.folder.held_out, ignore_errors=True)
-            held_out.save(self.folder.held_out)
         if last:
             dream.metadata |= {"finished": True, "score": score.as_dict()}
             save_dream(self.folder.path, dream)
@@ -293,10 +296,6 @@ class _Run:
         if isinstance(self.actions, spaces.Box):
             return Replay(capacity, frame, self.actions.shape, np.float32)
         return Replay(capacity, frame)
-
-    @property
-    def _most_held_out(self) -> int:
-        return _LONGEST_EPISODE * max(1, self.config.evaluate.record_episodes)
 
     def _new_world_model(self) -> WorldModel:
         config, actions = self.config, self.actions
@@ -438,7 +437,7 @@ class _Run:
         )
 
     def _shown(self) -> Replay:
-        held_out = self.folder.load_held_out(self._most_held_out)
+        held_out = self.folder.load_held_out(MOST_HELD_OUT, self.config.evaluate.fidelity_episodes)
         return held_out if len(held_out) else self.replay
 
     def _say(self, text: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -156,9 +157,37 @@ class RunFolder:
         """The experience so far; ``empty``, whose capacity it gets, if there is none."""
         return _replay(self.replay, empty)
 
-    def load_held_out(self, capacity: int) -> Replay:
-        """The real episodes kept for measuring, or an empty buffer."""
-        return _replay(self.held_out, Replay(capacity))
+    def save_held_out(self, round_index: int, episodes: Replay) -> None:
+        """Write the real episodes that a round kept for measuring, instead of what an interrupted one wrote there."""
+        folder = self._held_out_folder(round_index)
+        shutil.rmtree(folder, ignore_errors=True)
+        episodes.save(folder)
+
+    def held_out_before(self, round_index: int) -> int:
+        """How many episodes the rounds before one kept for measuring, as the log has it."""
+        entries = [entry for entry in self.log() if entry["round"] < round_index]
+        return sum(entry.get("held_out", {}).get("episodes", 0) for entry in entries)
+
+    def load_held_out(self, capacity: int, episodes: int | None = None) -> Replay:
+        """The newest real episodes kept for measuring, oldest first, or an empty buffer.
+
+        Args:
+            capacity: most records; where they are too many, the newest are kept.
+            episodes: most episodes; None takes all.
+
+        Raises:
+            ReplayError: a file is missing or damaged.
+        """
+        chosen: list[tuple[Replay, int, int]] = []
+        # The folder itself holds the episodes of runs that kept those of one round only.
+        for folder in [*sorted(self.held_out.glob("round-*"), reverse=True), self.held_out]:
+            if sum(stop - start for _, start, stop in chosen) >= capacity:
+                break
+            if episodes is not None and len(chosen) >= episodes:
+                break
+            part = _replay(folder, Replay(capacity))
+            chosen += [(part, *span) for span in reversed(part.iter_episodes())]
+        return _joined(chosen[:episodes][::-1], capacity)
 
     def save_model(self, round_index: int, state: dict[str, Any]) -> None:
         """Write the world model, its optimisers and the replay's visits after the fit of a round."""
@@ -183,6 +212,9 @@ class RunFolder:
             CheckpointError: the file is missing or damaged.
         """
         return self._load(self._policy_file(round_index))
+
+    def _held_out_folder(self, round_index: int) -> Path:
+        return self.held_out / f"round-{round_index:03d}"
 
     def _model_file(self, round_index: int) -> Path:
         return self.checkpoints / f"model-{round_index:03d}.pt"
@@ -213,6 +245,28 @@ def _replay(folder: Path, empty: Replay) -> Replay:
         return Replay.load(folder, empty.capacity)
     except ReplayError as error:
         raise ReplayError(f"{error} The run cannot go on without its experience: restore the folder.") from error
+
+
+def _joined(spans: list[tuple[Replay, int, int]], capacity: int) -> Replay:
+    """Episodes of several buffers in one, each given as its buffer and the indices of its first and after its last."""
+    if not spans:
+        return Replay(capacity)
+    like = spans[0][0]
+    joined = Replay(capacity, like.frame_shape, like.action_shape, like.action_dtype)
+    for part, start, stop in spans:
+        records = np.arange(start, stop)
+        columns = (
+            part.frames_at(records)[:, 0],
+            part.actions_at(records),
+            part.rewards_at(records).tolist(),
+            part.terminated_at(records).tolist(),
+            part.truncated_at(records).tolist(),
+            part.life_lost_at(records).tolist(),
+            (records == start).tolist(),
+        )
+        for record in zip(*columns, strict=True):
+            joined.append(*record)
+    return joined
 
 
 def _write_json(path: Path, values: Any) -> None:

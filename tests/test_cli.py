@@ -101,6 +101,7 @@ def test_the_module_is_the_same_program() -> None:
         (("evaluate", "Dream-Pnog-v0"), "did you mean Pong"),
         (("evaluate", "no/such/run"), "No dream"),
         (("evaluate", "Dream-Pong-v0", "--episodes", "0"), "episodes: expected at least 1"),
+        (("evaluate", "Dream-Pong-v0", "--fidelity", "--policies", "2"), "policies: expected at least 3, got 2"),
         (("compare", "Dream-Pong-v0", "--out", "film.avi"), ".mp4, .gif or .png"),
         (("evaluate", "Dream-Pong-v0", "--seed", "-1"), "seed: expected at least 0, got -1"),
         (("compare", "Dream-Pong-v0", "--out", "film.gif", "--seed", "-1"), "seed: expected at least 0, got -1"),
@@ -286,6 +287,30 @@ def test_evaluate_for_people_names_both_scores_and_the_device(
     assert main(["evaluate", str(smoke_run), "--episodes", "1", "--dream-episodes", "8", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert all(words in printed for words in ("device: cpu", "real score", "dream return", "code_accuracy_1"))
+
+
+def test_evaluate_measures_fidelity_thoroughly_and_ranks_policies_when_asked(
+    smoke_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--fidelity", "--policies", "3", "--episodes", "1", "--dream-episodes", "8", "--device", "cpu"]
+    assert main(["evaluate", str(smoke_run), *arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["held_out"]["episodes"] == 1
+    assert found["held_out"]["steps"] == found["ranking"]["policies"][0]["real"]["lengths"][0]
+    assert found["fidelity"]["windows_uniform"] == 512
+    assert found["fidelity"]["code_nll_1"] > 0
+    assert [policy["name"] for policy in found["ranking"]["policies"]] == ["0% random", "50% random", "100% random"]
+    assert all(policy["dream_per_step"] for policy in found["ranking"]["policies"])
+
+
+def test_evaluate_for_people_explains_the_fidelity_and_leaves_the_ranking_out_when_asked(
+    smoke_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--fidelity", "--policies", "0", "--episodes", "1", "--dream-episodes", "8", "--device", "cpu"]
+    assert main(["evaluate", str(smoke_run), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert all(words in printed for words in ("real score", "never fitted to", "recall, steps 0-10", ">= 0.90"))
+    assert "code_accuracy_1" not in printed and "ranking" not in printed
 
 
 def test_evaluate_needs_an_agent(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

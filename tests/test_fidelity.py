@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from dreamgym.errors import InvalidInputError, ReplayError
+from dreamgym.events import calibration_error, dreamt_events
 from dreamgym.fidelity import episode_spans, fidelity, open_loop
+from dreamgym.held_out import draw_windows
 from dreamgym.replay import Replay
 
 LENGTH = 100
@@ -40,6 +42,10 @@ class Prediction:
         changed = torch.rand(self.latent.shape, generator=generator) < self.noise
         return torch.where(changed, (self.latent + 7) % 128, self.latent)
 
+    def latent_log_probability(self, latent):
+        drawn = torch.where(latent == (self.latent + 7) % 128, self.noise, 0.0)
+        return torch.where(latent == self.latent, 1 - self.noise, drawn).clamp(min=1e-6).log()
+
     def expected_reward(self):
         return self.reward
 
@@ -57,6 +63,9 @@ class Knowing:
     late: int = 0
     blind_after: int = 10_000
     alarms: tuple[int, ...] = ()
+    always: float = 0.0
+    end_late: int = 0
+    end_alarms: tuple[int, ...] = ()
     noise: float = 0.0
     darker: int = 0
     strength: float = 1.0
@@ -79,13 +88,13 @@ class Knowing:
         following = torch.full_like(latent, 50)
         following[:, 0, 0] = true + 1
         reward = self.strength * reward_at((true - self.late).numpy()) - np.isin(true.numpy(), self.alarms)
-        reward = np.where(taken.numpy() >= self.blind_after, 0.0, reward)
-        end = (true == LENGTH - 1).float()
+        reward = np.where(taken.numpy() >= self.blind_after, 0.0, reward) + self.always
+        end = torch.as_tensor(np.isin(true.numpy(), (LENGTH - 1 + self.end_late, *self.end_alarms))).float()
         return Prediction(following, torch.as_tensor(reward).float(), end, self.noise), (true + 1, taken + 1)
 
 
-def measure(model, replay=None, **options):
-    return fidelity(model, replay or game(), context=4, horizon=25, starts=64, **options)
+def measure(model, replay=None, starts=64, **options):
+    return fidelity(model, replay or game(), context=4, horizon=25, starts=starts, **options)
 
 
 def test_a_dream_that_knows_the_game_is_perfect():
@@ -94,13 +103,19 @@ def test_a_dream_that_knows_the_game_is_perfect():
     assert measured["code_accuracy"] == [1.0] * 25
     for name in ("1", "5", "10", "15", "25"):
         assert measured[f"code_accuracy_{name}"] == 1.0
+        assert measured[f"code_nll_{name}"] == 0.0
         assert measured[f"pixel_error_{name}"] == 0.0
-    for name in ("recall", "recall_lost", "recall_won", "precision", "precision_lost", "precision_won", "end_recall"):
+    assert measured["code_nll"] == [0.0] * 25
+    for name in ("recall", "recall_lost", "recall_won", "precision", "precision_lost", "precision_won"):
         assert measured[name] == 1.0, name
+    for name in ("recall_0_10", "recall_15_25", "end_recall", "end_recall_0_10", "end_recall_15_25", "end_precision"):
+        assert measured[name] == 1.0, name
+    for name in ("reward_ratio", "reward_ratio_lost", "reward_ratio_won", "end_ratio"):
+        assert measured[name] == pytest.approx(1.0), name
+    assert measured["calibration_error"] == measured["end_calibration_error"] == 0.0
     for low, high in ((0, 5), (5, 10), (10, 15), (15, 25)):
         assert measured[f"recall_lost_{low}_{high}"] == measured[f"recall_won_{low}_{high}"] == 1.0
     assert measured["reward_correlation"] == pytest.approx(1.0)
-    assert measured["event_reward_correlation"] == pytest.approx(1.0)
     assert measured["reward_dream"] == pytest.approx(measured["reward_real"])
     assert measured["pixel_error"] == measured["pixel_error_codec"] == 0.0
 
@@ -130,6 +145,8 @@ def test_a_point_less_expected_than_not_is_no_point():
     assert "precision" not in weak
     assert weak["reward_dream"] == pytest.approx(0.4 * weak["reward_real"], rel=1e-5)
     assert weak["reward_correlation"] == pytest.approx(1.0)
+    assert [weak["reward_ratio_lost"], weak["reward_ratio_won"]] == pytest.approx([0.4, 0.4])
+    assert weak["calibration_error"] == pytest.approx(0.6)
 
 
 def test_a_point_that_never_was_lowers_the_precision_of_its_sign_only():
@@ -146,6 +163,8 @@ def test_recall_is_told_by_step():
 
     assert measured["recall_lost_0_5"] == measured["recall_lost_5_10"] == 1.0
     assert measured["recall_lost_10_15"] == measured["recall_lost_15_25"] == 0.0
+    assert measured["recall_0_10"] == measured["recall_0_5"] == 1.0
+    assert measured["recall_15_25"] == 0.0
     assert 0 < measured["recall_lost"] < 1
 
 
@@ -155,6 +174,121 @@ def test_wrong_codes_are_counted():
     assert np.mean(measured["code_accuracy"]) == pytest.approx(0.75, abs=0.02)
     assert measured["pixel_error"] > 0
     assert measured["pixel_error_codec"] == 0
+
+
+def test_the_likelihood_is_that_of_the_real_codes_whatever_was_drawn():
+    measured = measure(Knowing(noise=0.25))
+
+    assert measured["code_nll"] == pytest.approx([-np.log(0.75)] * 25)
+    assert measured["code_nll_10"] == measured["code_nll"][9]
+    # One of the four cells shows each of about a hundred steps as often; the others never change.
+    assert measured["code_nll_marginal"] == pytest.approx(np.log(LENGTH) / 4, rel=0.05)
+
+
+def test_a_dream_that_always_loses_is_right_as_often_as_points_are_lost():
+    measured = measure(Knowing(strength=0.0, always=-1.0), starts=400)
+
+    assert measured["recall_lost"] == 1.0
+    assert "recall_won" in measured and measured["recall_won"] == 0.0
+    # A dreamt point is real when one of three falls within two steps of it, of a hundred.
+    assert measured["precision_lost"] == measured["precision"] == pytest.approx(0.15, abs=0.04)
+    assert measured["calibration_error"] == pytest.approx(1 - measured["precision"])
+    assert measured["reward_dream"] == measured["reward_dream_won"] - measured["reward_dream_lost"]
+    assert measured["reward_ratio_lost"] == pytest.approx(1 / measured["reward_real_lost"], rel=0.1)
+
+
+def test_a_dream_that_is_too_sure_of_its_points_is_told_by_how_much():
+    # Three lost points are real, two won ones, and three are made up: it is sure of eight and five are real.
+    measured = measure(Knowing(alarms=(39, 52, 60)), starts=400)
+
+    assert measured["precision_lost"] == pytest.approx(1 / 2, abs=0.05)
+    assert measured["precision"] == pytest.approx(5 / 8, abs=0.05)
+    assert measured["calibration_error"] == pytest.approx(1 - measured["precision"])
+    assert measured["reward_ratio_lost"] == pytest.approx(2, rel=0.1)
+    assert measured["reward_ratio_won"] == pytest.approx(1)
+
+
+def test_calibration_compares_within_bins_of_equal_certainty():
+    half = np.arange(100) % 2 == 0
+
+    assert calibration_error(np.full(100, 0.5), half) == pytest.approx(0.0)
+    assert calibration_error(np.full(100, 0.9), half) == pytest.approx(0.4)
+    assert calibration_error(np.full(100, 0.1), half) == pytest.approx(0.4)
+    # Too sure of one half and not sure enough of the other: the mean would say that all is well.
+    assert calibration_error(np.where(half, 0.1, 0.9), half) == pytest.approx(0.9)
+    assert calibration_error(np.where(half, 0.1, 1.0), ~half) == pytest.approx(0.05)
+    assert calibration_error(np.array([0.9, 0.9]), np.array([True, False]), np.array([9.0, 1.0])) == pytest.approx(0.0)
+
+
+def test_what_is_expected_close_together_is_one_event_as_sure_as_its_sum():
+    expected = np.zeros((3, 12))
+    expected[0, [2, 3, 4]] = 0.2, 0.5, 0.2
+    expected[1, [1, 8]] = 0.6, 0.7
+    expected[2, [0, 6]] = 0.05, 0.04
+
+    found = dreamt_events(expected)
+
+    assert found[0, 3] == pytest.approx(0.9)
+    assert found[1, 1] == pytest.approx(0.6) and found[1, 8] == pytest.approx(0.7)
+    assert (found > 0).sum(1).tolist() == [1, 2, 0]
+    assert dreamt_events(np.full((1, 5), 0.9)).max() == 1.0
+
+
+def test_an_end_two_steps_late_is_recalled_and_three_steps_late_is_not():
+    late = measure(Knowing(end_late=2))
+
+    assert late["end_recall"] == late["end_precision"] == 1.0
+    # All but the two last steps of the horizon: there the dreamt end is no longer in it.
+    assert late["end_ratio"] == pytest.approx(1.0, abs=0.15)
+    too_late = measure(Knowing(end_late=3))
+    assert too_late["end_recall"] == too_late["end_ratio"] == 0.0
+    assert "end_precision" not in too_late
+
+
+def test_an_end_that_never_was_lowers_the_precision_of_ends_only():
+    measured = measure(Knowing(end_alarms=(30, 60)), starts=400)
+
+    assert measured["end_recall"] == measured["precision"] == 1.0
+    # A window that starts too close to the end of the episode has no context: of a hundred steps 93 can be dreamt.
+    assert measured["end_precision"] == pytest.approx(1 / 3, abs=0.05)
+    assert measured["end_calibration_error"] == pytest.approx(1 - measured["end_precision"])
+    assert measured["end_ratio"] == pytest.approx(3, rel=0.15)
+
+
+def test_ends_are_told_by_step():
+    measured = measure(Knowing(end_alarms=()), life_loss_ends=False)
+
+    for low, high in ((0, 5), (5, 10), (10, 15), (15, 25), (0, 10)):
+        assert measured[f"end_recall_{low}_{high}"] == 1.0
+
+
+def rare():
+    """One lost point in a thousand steps."""
+    replay = Replay(1000, frame_shape=(4, 4))
+    for step in range(1000):
+        replay.append(np.zeros((4, 4), np.uint8), 0, -float(step == 500), step == 999, False, False, step == 0)
+    return replay
+
+
+def test_windows_drawn_for_their_events_are_weighted_back():
+    replay = rare()
+    drawn = [draw_windows(replay, 4, 25, 64, True, np.random.default_rng(seed)) for seed in range(300)]
+    lost = [windows.rewards[:, 2:-2] == -1 for windows in drawn]
+
+    counted = [float((windows.weight[:, None] * events).sum()) for windows, events in zip(drawn, lost, strict=True)]
+
+    # 997 starts have a context, and the point lies in the horizon of 25 of them.
+    assert np.mean([windows.weight.sum() for windows in drawn]) == pytest.approx(997, rel=0.05)
+    assert np.mean(counted) == pytest.approx(25, rel=0.05)
+    assert np.mean([events.sum() for events in lost]) > 10
+    assert all(windows.event == 16 for windows in drawn)
+
+
+def test_rewards_are_compared_even_where_uniform_windows_hold_none():
+    measured = [fidelity(Knowing(), rare(), context=4, horizon=25, starts=16, seed=seed) for seed in range(60)]
+
+    assert all(found["reward_real_lost"] > 0 for found in measured)
+    assert np.mean([found["reward_real_lost"] for found in measured]) == pytest.approx(1 / 1000, rel=0.3)
 
 
 def test_pixels_are_compared_where_the_frame_is_not_background():

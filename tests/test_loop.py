@@ -20,6 +20,7 @@ from dreamgym.config import CollectConfig, DreamConfig, EvaluateConfig, PPOConfi
 from dreamgym.errors import CheckpointError, ConfigError, ReplayError
 from dreamgym.evaluate import evaluate_real
 from dreamgym.fit import FitConfig, Fitter
+from dreamgym.held_out import missing_episodes
 from dreamgym.loop import train
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
@@ -180,7 +181,8 @@ KILLS = {
     "model saved, dream not": (dreamgym.loop, "save_dream", 2, False),
     "policy saved, zip not": (dreamgym.loop, "save_agent", 2, False),
     "within the evaluation": (dreamgym.loop, "evaluate_dream", 2, False),
-    "held-out episodes removed but not saved": (dreamgym.loop.shutil, "rmtree", 2, True),
+    "held-out episodes removed but not saved": (dreamgym.run_folder.shutil, "rmtree", 2, True),
+    "held-out episodes saved, nothing else": (RunFolder, "save_held_out", 2, True),
     "dream marked as finished": (dreamgym.loop, "save_dream", 3, True),
     "log written, progress not": (dreamgym.run_folder, "_write_json", 6, False),
 }
@@ -238,6 +240,97 @@ def test_a_run_folder_holds_what_it_should_and_a_finished_run_is_not_run_again(t
     monkeypatch.setattr(Fitter, "fit", None)
     run(tiny(), folder, resume=True)
     assert RunFolder(folder).log() == log
+
+
+def held_out_spans(folder, **limits):
+    held_out = RunFolder(folder).load_held_out(1000, **limits)
+    return held_out, held_out.iter_episodes()
+
+
+def test_held_out_episodes_grow_with_the_run_and_fidelity_is_measured_on_the_newest(tmp_path, monkeypatch):
+    measured_on = []
+    measure = dreamgym.loop.fidelity
+
+    def watched(world_model, replay, **settings):
+        measured_on.append(replay.frames_at(np.arange(len(replay))))
+        return measure(world_model, replay, **settings)
+
+    monkeypatch.setattr(dreamgym.loop, "fidelity", watched)
+    config = tiny(rounds=4, evaluate=replace(tiny().evaluate, episodes=3, record_episodes=2, fidelity_episodes=3))
+    folder = run(config, tmp_path / "run")
+    entries = [entry for entry in RunFolder(folder).log() if entry["phase"] == "evaluate"]
+
+    held_out, spans = held_out_spans(folder)
+    assert [entry["held_out"]["episodes"] for entry in entries] == [2, 2, 2, 2]
+    assert len(spans) == 8
+    assert len(held_out) == sum(entry["held_out"]["steps"] for entry in entries)
+    newest = held_out.frames_at(np.arange(spans[-3][0], len(held_out)))
+    assert np.array_equal(measured_on[-1], newest)
+    assert np.array_equal(held_out_spans(folder, episodes=3)[0].frames_at(np.arange(len(newest))), newest)
+    first_two = held_out.frames_at(np.arange(spans[1][1]))
+    assert np.array_equal(measured_on[0], first_two)
+
+
+def test_what_is_held_out_is_not_in_the_replay_that_is_fitted_to(tmp_path):
+    folder = run(tiny(), tmp_path / "run")
+
+    assert len(Replay.load(folder / "replay")) == tiny().interactions
+    assert len(held_out_spans(folder)[1]) == 2
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_at_least_one_episode_in_twenty_is_held_out_even_of_the_shortest(tmp_path, rounds):
+    config = tiny(
+        game="BlinkToy-v0",
+        rounds=rounds,
+        collect=CollectConfig(first_steps=100, steps=60),
+        evaluate=replace(tiny().evaluate, episodes=1, final_episodes=1),
+    )
+    folder = run(config, tmp_path / "run")
+    entries = [entry for entry in RunFolder(folder).log() if entry["phase"] == "evaluate"]
+
+    fitted, held_out = len(Replay.load(folder / "replay").iter_episodes()), len(held_out_spans(folder)[1])
+    assert fitted == 50 + 30 * (rounds - 1)
+    assert held_out >= 0.05 * (fitted + held_out) > held_out - rounds
+    assert all(len(entry["real"]["episodes"]) == entry["held_out"]["episodes"] for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "held_out", "missing"), [(0, 0, 0), (1, 0, 1), (19, 0, 1), (20, 0, 2), (20, 1, 1), (20, 5, 0)]
+)
+def test_missing_episodes_are_those_up_to_one_in_twenty(fitted, held_out, missing):
+    assert missing_episodes(fitted, held_out) == missing
+
+
+def test_a_run_can_hold_nothing_out(tmp_path):
+    folder = run(tiny(rounds=1, evaluate=replace(tiny().evaluate, record_episodes=0)), tmp_path / "run")
+
+    assert len(held_out_spans(folder)[0]) == 0
+    assert not {"fidelity", "held_out"} & set(RunFolder(folder).log()[-1])
+
+
+def test_episodes_held_out_by_runs_that_kept_one_round_only_are_still_found(tmp_path):
+    folder = run(tiny(), tmp_path / "run")
+    oldest, newest = (folder / "held_out" / name for name in ("round-000", "round-001"))
+    _, (first, second) = held_out_spans(folder)
+    for file in oldest.iterdir():
+        file.rename(folder / "held_out" / file.name)
+    oldest.rmdir()
+
+    assert held_out_spans(folder)[1] == [first, second]
+    for file in newest.iterdir():
+        file.unlink()
+    assert held_out_spans(folder)[1] == [first]
+
+
+def test_of_too_many_held_out_records_the_newest_are_loaded(tmp_path):
+    folder = run(tiny(rounds=3), tmp_path / "run")
+    every = RunFolder(folder).load_held_out(1000)
+
+    some = RunFolder(folder).load_held_out(7)
+
+    assert len(some) == 7
+    assert np.array_equal(some.frames_at(np.arange(7)), every.frames_at(np.arange(len(every) - 7, len(every))))
 
 
 def test_the_final_score_is_that_of_the_saved_agent(tmp_path):

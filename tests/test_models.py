@@ -127,6 +127,16 @@ def test_a_prediction_draws_from_its_distributions():
     assert prediction.end_probability()[0].item() == 0.5
 
 
+def test_a_prediction_says_how_likely_codes_are_cell_by_cell():
+    chances = torch.tensor([0.7, 0.2, 0.1])
+    logits = (chances.log() + 3)[None, :, None, None].expand(2, 3, 1, 2)
+    prediction = Prediction(logits, torch.zeros(2, 3), torch.zeros(2))
+
+    found = prediction.latent_log_probability(torch.tensor([[[0, 1]], [[2, 2]]]))
+
+    torch.testing.assert_close(found, torch.tensor([[[0.7, 0.2]], [[0.1, 0.1]]]).log())
+
+
 def test_temperature_zero_takes_the_most_likely_codes():
     logits = torch.randn(5, 128, 6, 6)
     prediction = Prediction(logits, torch.zeros(5, 3), torch.zeros(5))

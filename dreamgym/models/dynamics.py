@@ -43,6 +43,18 @@ class Prediction(NamedTuple):
         chances = torch.softmax(logits / temperature, dim=-1)
         return torch.multinomial(chances.flatten(0, -2), 1, generator=generator).view(chances.shape[:-1])
 
+    def latent_log_probability(self, latents: Tensor) -> Tensor:
+        """How likely given latents are, cell by cell, at temperature 1.
+
+        Args:
+            latents: (..., height, width) int64.
+
+        Returns:
+            Natural logarithm of the probability, (..., height, width) float32, at most 0.
+        """
+        log_chances = torch.log_softmax(self.latent_logits.float(), dim=-3)
+        return log_chances.gather(-3, latents.unsqueeze(-3)).squeeze(-3)
+
     def expected_reward(self) -> Tensor:
         """Mean of the reward's distribution, (...,) float32 in [-1, 1]."""
         chances = torch.softmax(self.reward_logits.float(), dim=-1)
