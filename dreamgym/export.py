@@ -91,7 +91,7 @@ def export_dream(
     """Write a finished run's dream and policy as one file, which is read wherever a dream is.
 
     Kernels and matrices become float16, but for those whose rounding would change what the networks do (see
-    :class:`Precision`); vectors stay float32. The same run gives the same bytes. The file's metadata is the dream's
+    :class:`Precision`); vectors stay float32. The same run gives the same tensors. The file's metadata is the dream's
     own, all of :func:`dreamgym.provenance.provenance`, and ``precision``.
 
     Args:
