@@ -20,6 +20,7 @@ from dreamgym.checkpoint import load_dream
 from dreamgym.config import CollectConfig, DreamConfig, EvaluateConfig, PPOConfig, RunConfig, make_config
 from dreamgym.errors import CheckpointError, ConfigError, ReplayError
 from dreamgym.evaluate import evaluate_real
+from dreamgym.export import export_dream
 from dreamgym.fit import FitConfig, Fitter
 from dreamgym.loop import train
 from dreamgym.models.codecs import VQVAEConfig
@@ -345,8 +346,10 @@ def test_other_games_and_algorithms_run_too(tmp_path, game, algo):
     log = RunFolder(run(config, tmp_path / "run")).log()
     assert len(log) == 8
     assert ("fidelity" in log[-1]) == (game != "BlinkToy-v0")
-    agent = load_agent(tmp_path / "run", device="cpu")
-    assert agent.predict(agent.env.reset())[0].shape[0] == 1
+    file = export_dream(tmp_path / "run", tmp_path / "exported.safetensors").file
+    for source in (tmp_path / "run", file):
+        agent = load_agent(source, device="cpu")
+        assert agent.predict(agent.env.reset())[0].shape[0] == 1
 
 
 def test_pong_runs_and_its_ball_is_looked_for(tmp_path, monkeypatch):
