@@ -105,27 +105,19 @@ def export_dream(
         What was written.
 
     Raises:
-        ConfigError: no finished run, a file name that does not end in .safetensors, or a file that would be too large,
-            which is then not written.
+        ConfigError: no finished run, a file name that does not end in .safetensors or is the run's own, or a file that
+            would be too large, which is then not written.
         MissingWeightsError: the run has no dream or no policy.
         ReplayError: the run's real experience is not there: rounding cannot be measured.
         CheckpointError: one of its files is damaged.
     """
     if starts < 1:
         raise ConfigError(f"starts: expected at least 1, got {starts}.")
-    source = resolve_checkpoint(str(run))
-    folder = run_of(source)
-    if folder is None:
-        raise ConfigError(f"export: expected a run folder, or an id of which there is a run, got {source}.")
-    config, stands = folder.config(), folder.progress()
+    source, folder = _finished_run(run)
+    config = folder.config()
     file = Path(out) if out is not None else Path(f"{file_name(config.game)}.safetensors")
-    if file.suffix != ".safetensors":
-        raise ConfigError(f"out: expected a file ending in .safetensors, got {file}.")
-    if stands.round < config.rounds:
-        raise ConfigError(
-            f"{folder.path}: expected a finished run, this one is in round {stands.round + 1} of {config.rounds}. "
-            f"Go on with: dreamgym train --out {folder.path} --resume"
-        )
+    if file.suffix != ".safetensors" or file.resolve() == source.resolve():
+        raise ConfigError(f"out: expected a file ending in .safetensors, and not the run's own, got {file}.")
     dream = load_dream(source, resolve_device(device))
     chosen = _choose(dream.starts, starts, derive_seed(config.seed, "export"))
     dream = replace(dream, starts=chosen)
@@ -151,6 +143,21 @@ def export_dream(
         )
     write_atomic(file, lambda temporary: cast(Any, temporary.write_bytes(content)))
     return Export(file, len(content), measured, metadata)
+
+
+def _finished_run(run: str | Path) -> tuple[Path, RunFolder]:
+    """A run's dream and its folder."""
+    source = resolve_checkpoint(str(run))
+    folder = run_of(source)
+    if folder is None:
+        raise ConfigError(f"export: expected a run folder, or an id of which there is a run, got {source}.")
+    rounds, stands = folder.config().rounds, folder.progress()
+    if stands.round < rounds:
+        raise ConfigError(
+            f"{folder.path}: expected a finished run, this one is in round {stands.round + 1} of {rounds}. "
+            f"Go on with: dreamgym train --out {folder.path} --resume"
+        )
+    return source, folder
 
 
 def _choose(starts: StartStates, count: int, seed: int) -> StartStates:

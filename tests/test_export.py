@@ -212,6 +212,13 @@ def test_a_file_name_that_nobody_would_read_is_refused(name: str, smoke_run: Pat
         export_dream(smoke_run, tmp_path / name)
 
 
+def test_the_runs_own_file_is_not_overwritten(copied: Path) -> None:
+    before = (copied / "dream.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="not the run's own"):
+        export_dream(copied, copied / "dream.safetensors")
+    assert (copied / "dream.safetensors").read_bytes() == before
+
+
 def test_no_start_states_are_refused(smoke_run: Path) -> None:
     with pytest.raises(ConfigError, match="starts: expected at least 1"):
         export_dream(smoke_run, starts=0)
