@@ -15,11 +15,13 @@ TEST_JOBS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy DREAMGYM_RUN=$(abspath $(SMOKE))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dream test lint smoke bench clean
+.PHONY: help venv dream ship wheel test lint smoke bench clean
 
 help:
 	@echo "make venv    create $(VENV) and install dreamgym with everything that development needs"
 	@echo "make dream   train $(GAME) (preset $(PRESET), seed $(SEED)) into $(OUT), or go on where it stopped"
+	@echo "make ship    put the finished run in $(OUT) into the package, as the dream that $(GAME)'s id finds after an install"
+	@echo "make wheel   build dist/: the wheel and the source distribution, shipped dreams included"
 	@echo "make test    lint, types, tests with coverage, notebook"
 	@echo "make bench   speed of this machine and of the dream on it"
 	@echo "make lint    ruff and pyright alone"
@@ -36,6 +38,16 @@ $(STAMP): pyproject.toml constraints.txt
 
 dream: venv
 	$(BIN)/dreamgym train --game $(GAME) --preset $(PRESET) --seed $(SEED) --out $(OUT) $(if $(wildcard $(OUT)/config.json),--resume)
+
+ship: venv
+	$(BIN)/dreamgym export $(OUT) --out dreamgym/weights/$(GAME).safetensors
+
+# What earlier builds left in build/lib would end up in the wheel.
+wheel: venv
+	rm -rf dist build/lib build/bdist.*
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" >/dev/null
+	@ls -l dist
 
 lint: venv
 	$(BIN)/ruff check .

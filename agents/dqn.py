@@ -1,6 +1,9 @@
 """DQN inside a dream, scored in the real game: ``python agents/dqn.py --dream runs/pong``."""
 
+import math
+import time
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
@@ -17,6 +20,8 @@ class Args:
     """id of a dream, run folder or file"""
     steps: int = 200_000
     """imagined steps to train for"""
+    minutes: float = math.inf
+    """wall time after which training ends, whatever steps are left"""
     seed: int = 0
     """of the dreams, of the algorithm and of the evaluation"""
     n_envs: int = 16
@@ -25,6 +30,8 @@ class Args:
     """real episodes to score with"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>"""
+    network: Literal["paper", "light"] = "paper"
+    """the policy's: the paper's, or one about four times smaller"""
     learning_rate: float = 2.5e-4
     """of Adam"""
     buffer: int = 200_000
@@ -40,6 +47,7 @@ def main(args: Args) -> Score:
         env,
         args.seed,
         args.device,
+        network=args.network,
         buffer_size=args.buffer,
         learning_starts=min(5_000, args.steps // 4),
         batch_size=128,
@@ -48,13 +56,19 @@ def main(args: Args) -> Score:
         target_update_interval=5_000,
         learning_rate=args.learning_rate,
     )
-    print(f"DQN on {model.device}: {args.steps} imagined steps")
-    model.learn(args.steps, progress_bar=True)
+    print(f"DQN on {model.device}: up to {args.steps:,} imagined steps, up to {args.minutes:g} min")
+    began = time.monotonic()
+    limit = began + 60 * args.minutes
+    model.learn(args.steps, callback=lambda *_: time.monotonic() < limit, progress_bar=True)
+    trained = time.monotonic() - began
 
-    real = dreamgym.make_real_env(args.dream, min(8, args.episodes), observation="codes", device=args.device)
+    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation="codes", device=args.device)
     score = evaluate_real(model, real, args.episodes, args.seed, progress=True)
-    chance = random_score(real.dream.world_model.config.game, args.episodes, args.seed)
-    print(f"real score {score.mean:.1f} ({score.low:.1f} to {score.high:.1f}), random {chance.mean:.1f}")
+    chance = random_score(env.dream.world_model.config.game, args.episodes, args.seed)
+    print(
+        f"real score {score.mean:.1f} (95 % {score.low:.1f} to {score.high:.1f}, {args.episodes} episodes), "
+        f"random {chance.mean:.1f}; {model.num_timesteps:,} imagined steps in {trained / 60:.1f} min"
+    )
     return score
 
 

@@ -1,6 +1,9 @@
 """PPO inside a dream, scored in the real game: ``python agents/ppo.py --dream runs/pong``."""
 
+import math
+import time
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
@@ -15,8 +18,10 @@ class Args:
 
     dream: str = "Dream-Pong-v0"
     """id of a dream, run folder or file"""
-    steps: int = 1_000_000
-    """imagined steps to train for"""
+    steps: int | None = None
+    """imagined steps to train for; by default 1,000,000, or with --minutes as many as they allow"""
+    minutes: float = math.inf
+    """wall time to train for, if no limit of steps is reached before"""
     seed: int = 0
     """of the dreams, of the algorithm and of the evaluation"""
     n_envs: int = 64
@@ -25,6 +30,8 @@ class Args:
     """real episodes to score with"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>"""
+    network: Literal["paper", "light"] = "paper"
+    """the policy's: the paper's, or one about four times smaller"""
     learning_rate: float = 2.5e-4
     """of Adam"""
     entropy: float = 0.01
@@ -40,6 +47,7 @@ def main(args: Args) -> Score:
         env,
         args.seed,
         args.device,
+        network=args.network,
         n_steps=25,
         batch_size=25 * args.n_envs // 4,
         n_epochs=4,
@@ -48,13 +56,20 @@ def main(args: Args) -> Score:
         learning_rate=args.learning_rate,
         ent_coef=args.entropy,
     )
-    print(f"PPO on {model.device}: {args.steps} imagined steps")
-    model.learn(args.steps, progress_bar=True)
+    steps = args.steps or (1_000_000 if args.minutes == math.inf else 10**9)
+    print(f"PPO on {model.device}: up to {steps:,} imagined steps, up to {args.minutes:g} min")
+    began = time.monotonic()
+    limit = began + 60 * args.minutes
+    model.learn(steps, callback=lambda *_: time.monotonic() < limit, progress_bar=True)
+    trained = time.monotonic() - began
 
-    real = dreamgym.make_real_env(args.dream, min(8, args.episodes), observation="codes", device=args.device)
+    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation="codes", device=args.device)
     score = evaluate_real(model, real, args.episodes, args.seed, progress=True)
-    chance = random_score(real.dream.world_model.config.game, args.episodes, args.seed)
-    print(f"real score {score.mean:.1f} ({score.low:.1f} to {score.high:.1f}), random {chance.mean:.1f}")
+    chance = random_score(env.dream.world_model.config.game, args.episodes, args.seed)
+    print(
+        f"real score {score.mean:.1f} (95 % {score.low:.1f} to {score.high:.1f}, {args.episodes} episodes), "
+        f"random {chance.mean:.1f}; {model.num_timesteps:,} imagined steps in {trained / 60:.1f} min"
+    )
     return score
 
 

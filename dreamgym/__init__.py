@@ -21,6 +21,7 @@ from dreamgym.errors import (
 from dreamgym.registration import register_envs
 
 if TYPE_CHECKING:
+    from dreamgym.agent import load_agent
     from dreamgym.checkpoint import load
     from dreamgym.envs import DreamEnv, DreamVectorEnv
     from dreamgym.real_env import make_real_env
@@ -45,6 +46,7 @@ __all__ = [
     "UnknownGameError",
     "__version__",
     "load",
+    "load_agent",
     "make_real_env",
     "make_sb3_env",
     "register_envs",
@@ -56,6 +58,7 @@ _LAZY = {
     "DreamVecEnv": "dreamgym.sb3",
     "DreamVectorEnv": "dreamgym.envs",
     "load": "dreamgym.checkpoint",
+    "load_agent": "dreamgym.agent",
     "make_real_env": "dreamgym.real_env",
     "make_sb3_env": "dreamgym.sb3",
 }

@@ -5,6 +5,7 @@ import pickle
 import warnings
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamgym.checkpoint import Dream, load_dream, write_atomic
+from dreamgym.checkpoint import Dream, write_atomic
 from dreamgym.config import RunConfig
-from dreamgym.errors import CheckpointError, MissingWeightsError
+from dreamgym.device import resolve_device
+from dreamgym.dreaming import find_dream
+from dreamgym.errors import CheckpointError, ConfigError, MissingWeightsError
+from dreamgym.run_folder import run_of
 from dreamgym.sb3 import VectorEnvAdapter, is_off_policy, make_algorithm, make_sb3_env, replace_codebook
 from dreamgym.world_model import WorldModel
 
@@ -158,28 +162,103 @@ def set_parameters(agent: Any, parameters: dict[str, Any], world_model: WorldMod
     replace_codebook(agent, world_model)
 
 
-def load_agent(run: Path, config: RunConfig, dream: Dream | None = None, device: str = "cpu") -> Any:
-    """The trained agent of a run, ready to act on the observations that :func:`observation_kind` names.
+def policy_tensors(agent: Any) -> dict[str, Tensor]:
+    """An agent's policy as :attr:`dreamgym.checkpoint.Dream.policy` holds it: tensors that share memory only once."""
+    state: dict[str, Tensor] = agent.policy.state_dict()
+    return {name: state[name] for name, stored in _stored_names(state).items() if stored == name}
 
-    Args:
-        run: the run folder.
-        config: the run's.
-        dream: the run's dream, if it is loaded already.
-        device: where it computes.
+
+def _stored_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """For every tensor the first name of its memory: actor and critic share a trunk, which goes by three names."""
+    first: dict[Any, str] = {}
+    return {
+        name: first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+        for name, tensor in state.items()
+    }
+
+
+def set_policy(agent: Any, policy: Mapping[str, Tensor], world_model: WorldModel) -> None:
+    """The inverse of :func:`policy_tensors`, for an agent that sees the latents of this world model.
 
     Raises:
-        MissingWeightsError: the run has no policy or no dream yet.
+        RuntimeError, KeyError: the tensors are not those of this policy.
+    """
+    stored = _stored_names(agent.policy.state_dict())
+    unknown = sorted(set(policy) - set(stored.values()))
+    if unknown:
+        raise KeyError(f"expected no tensors {', '.join(unknown)}")
+    agent.policy.load_state_dict({name: policy[first] for name, first in stored.items()})
+    replace_codebook(agent, world_model)
+
+
+def load_agent(
+    id_or_run: str | Path, *, checkpoint: str | Path | None = None, device: str | torch.device = "auto"
+) -> Any:
+    """The agent that was trained in a dream, an algorithm of Stable-Baselines3, ready to act.
+
+    It acts on the observations that :func:`observation_kind` names: those that ``make_sb3_env`` and ``make_real_env``
+    show by default, for algorithms with a replay buffer ``observation="codes"``.
+
+    Args:
+        id_or_run: a game or ``"Dream-Pong-v0"``, whose weights are looked up as :func:`resolve_checkpoint` does, a run
+            folder, or an exported file.
+        checkpoint: a run folder or an exported file that goes before all else.
+        device: where it computes: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+
+    Raises:
+        MissingWeightsError: there is no such dream, or it came without an agent.
+        CheckpointError: a file is damaged or does not fit the configuration.
+        ConfigError: it is a dream of another game.
+    """
+    file, dream = find_dream(id_or_run, checkpoint, resolve_device(device))
+    return read_agent(file, dream, str(dream.world_model.device))[1]
+
+
+def read_agent(file: Path, dream: Dream, device: str = "cpu") -> tuple[RunConfig, Any]:
+    """The agent that came with a dream: in the dream's own file, or beside it in its run folder.
+
+    Args:
+        file: the dream's.
+        dream: what the file holds.
+        device: where the agent computes.
+
+    Returns:
+        The settings of the run that trained it, and the agent.
+
+    Raises:
+        MissingWeightsError: the dream came without an agent.
         CheckpointError: a file is damaged or does not fit the configuration.
     """
-    parameters = load_parameters(run / POLICY_FILE, device)
-    dream = dream or load_dream(run, device)
+    folder = run_of(file)
+    if dream.policy:
+        try:
+            config = RunConfig.from_json(dream.metadata["config"])
+        except (ConfigError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{file}: the settings of its policy cannot be read: {error}") from error
+        source, parameters = file, None
+    elif folder is not None and (folder.path / POLICY_FILE).is_file():
+        config, source = folder.config(), folder.path / POLICY_FILE
+        parameters = load_parameters(source, device)
+    else:
+        raise MissingWeightsError(
+            f"{file} is a dream but comes with no agent: expected a finished run's folder (config.json, {POLICY_FILE}) "
+            "or what dreamgym export makes of one."
+        )
+    agent = _blank_agent(config, dream, device)
+    try:
+        if parameters is None:
+            set_policy(agent, dream.policy, dream.world_model)
+        else:
+            set_parameters(agent, parameters, dream.world_model)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{source}: the policy does not fit the run's configuration: {error}") from error
+    return config, agent
+
+
+def _blank_agent(config: RunConfig, dream: Dream, device: str) -> Any:
+    """An agent of the run's, not trained, on one dream; it leaves the global generators alone."""
     env = make_sb3_env(dream, 1, device=device, observation=observation_kind(config.algo))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # The run's minibatches do not fit the rollouts of one env; this agent only acts.
         warnings.filterwarnings("ignore", message=".*mini-batch size", category=UserWarning)
-        agent = make_agent(config, env, seed=None, device=device)
-    try:
-        set_parameters(agent, parameters, dream.world_model)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{run / POLICY_FILE} does not fit the run's configuration: {error}") from error
-    return agent
+        return make_agent(config, env, seed=None, device=device)

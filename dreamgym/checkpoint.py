@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
@@ -21,6 +21,7 @@ FORMAT = 1
 DREAM_FILE = "dream.safetensors"
 _WEIGHTS = "world_model."
 _STARTS = "starts."
+_POLICY = "policy."
 
 
 class StartStates(NamedTuple):
@@ -48,13 +49,17 @@ class Dream:
         world_model: the networks.
         starts: where dreams start.
         latent_stack: k, the number of most recent latents that an observation shows.
-        metadata: plain JSON: game, preset, seed, score, interactions, horizon.
+        metadata: plain JSON: game, preset, seed, score, interactions, horizon; in an exported file also where it comes
+            from, see :func:`dreamgym.provenance.provenance`.
+        policy: the weights of a policy that was trained in it, by name, on the CPU; empty where it comes without one.
+            :func:`dreamgym.agent.load_agent` makes an agent of them.
     """
 
     world_model: WorldModel
     starts: StartStates
     latent_stack: int = 4
     metadata: dict[str, Any] = field(default_factory=lambda: {})
+    policy: dict[str, Tensor] = field(default_factory=lambda: {})
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -123,24 +128,36 @@ def save_dream(path: Path | str, dream: Dream) -> Path:
     """
     path = Path(path)
     file = path if path.suffix == ".safetensors" else path / DREAM_FILE
+    # Not by save_file, whose files only their owner may read.
+    content = pack_dream(dream, dream.world_model.state_dict())
+    write_atomic(file, lambda temporary: cast(Any, temporary.write_bytes(content)))
+    return file
+
+
+def pack_dream(dream: Dream, weights: Mapping[str, Tensor]) -> bytes:
+    """What :func:`save_dream` writes.
+
+    Args:
+        dream: what to write, but for the weights of its world model.
+        weights: these, by name; those that are not float32 become so when they are loaded.
+    """
+    parts = {_WEIGHTS: weights, _STARTS: dream.starts._asdict(), _POLICY: dream.policy}
     tensors = {
-        _WEIGHTS + name: tensor.detach().cpu().contiguous() for name, tensor in dream.world_model.state_dict().items()
+        prefix + name: tensor.detach().cpu().contiguous()
+        for prefix, part in parts.items()
+        for name, tensor in part.items()
     }
-    tensors |= {_STARTS + name: tensor.cpu().contiguous() for name, tensor in dream.starts._asdict().items()}
     header = {
         "format": str(FORMAT),
         "world_model": json.dumps(config_to_dict(dream.world_model.config)),
         "latent_stack": str(dream.latent_stack),
         "metadata": json.dumps(dream.metadata),
     }
-    # Not by save_file, whose files only their owner may read.
-    content = safetensors.torch.save(tensors, header)
-    write_atomic(file, lambda temporary: cast(Any, temporary.write_bytes(content)))
-    return file
+    return safetensors.torch.save(tensors, header)
 
 
 def load_dream(path: Path | str, device: str | torch.device = "cpu") -> Dream:
-    """Read what :func:`save_dream` wrote.
+    """Read what :func:`save_dream` or ``dreamgym export`` wrote; weights are float32 whatever they were stored as.
 
     Args:
         path: the file, or the run folder that holds it.
@@ -172,7 +189,13 @@ def load_dream(path: Path | str, device: str | torch.device = "cpu") -> Dream:
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{file}: the weights do not fit the configuration in its header: {error}") from error
     _check_starts(file, starts, world_model)
-    return Dream(world_model.to(target), starts, latent_stack, metadata)
+    policy = {name.removeprefix(_POLICY): _full(t) for name, t in tensors.items() if name.startswith(_POLICY)}
+    return Dream(world_model.to(target), starts, latent_stack, metadata, policy)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """Numbers as float32, whatever they were stored as; everything else as it is."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _read_header(file: Path, header: dict[str, str]) -> tuple[WorldModelConfig, int, dict[str, Any]]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import tyro
 
 from dreamgym import __version__
-from dreamgym.commands import compare, evaluate, info, play
+from dreamgym.commands import compare, evaluate, export, play
 from dreamgym.errors import ConfigError, DreamgymError
+from dreamgym.info import info
 
 if TYPE_CHECKING:
     from dreamgym.config import RunConfig
@@ -81,9 +82,9 @@ def _usage() -> str:
             "",
             *(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()),
             "",
-            "dreamgym COMMAND --help lists what a command takes. RUN_OR_ID is a run folder, a dream.safetensors",
+            "dreamgym COMMAND --help lists what a command takes. RUN_OR_ID is a run folder, a dream's .safetensors",
             "file, or an id such as Dream-Pong-v0: the newest finished run of that game below $DREAMGYM_HOME",
-            "(./runs by default).",
+            "(./runs by default), else the dream of that game that comes with the package.",
         ]
     )
 
@@ -176,5 +177,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command("a video of imagined beside real: the same start, the same actions", partial(_parse, compare)),
     "play": Command("play inside the dream with the keyboard", partial(_parse, play)),
-    "info": Command("parameters, data and score of a dream, or parameters of a preset", partial(_parse, info)),
+    "export": Command(
+        "a finished run as one small file: dream, policy and where they come from", partial(_parse, export)
+    ),
+    "info": Command(
+        "what a dream is, what it scored and where it comes from, or what a preset would be", partial(_parse, info)
+    ),
 }

@@ -1,4 +1,4 @@
-"""What the command line's commands do, training aside: evaluate, compare, play, info.
+"""What the command line's commands do, training and ``info`` aside: evaluate, compare, export, play.
 
 Their signatures and docstrings are their ``--help``. What needs torch is imported by the command that needs it.
 """
@@ -8,13 +8,13 @@ import json as jsonlib
 import math
 import os
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import tyro
 
-from dreamgym.errors import ConfigError, InvalidInputError, MissingWeightsError, ReplayError
+from dreamgym.errors import ConfigError, InvalidInputError, ReplayError
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dreamgym.checkpoint import Dream
     from dreamgym.config import RunConfig
     from dreamgym.replay import Replay
-    from dreamgym.world_model import WorldModel
 
 Flag = tyro.conf.FlagCreatePairsOff
 RunOrId = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_ID")]
@@ -39,7 +38,7 @@ LONGEST_RECORD = 27_000 * RECORDED_EPISODES
 RANKED_EPISODES = 16
 """Most real episodes of each policy that ``--fidelity`` ranks."""
 
-RANDOM_PLAY = 1_000
+NEW_PLAY = 1_000
 """Real steps that ``compare`` plays where a dream comes without real experience."""
 
 
@@ -58,7 +57,7 @@ def evaluate(
     """Score a run's agent in the real game and in its dream, and measure how faithful the dream is.
 
     Args:
-        run: a run folder, or the id of a dream of which there is one.
+        run: a run folder, a file that export wrote, or the id of a dream.
         episodes: complete real episodes to count.
         seed: of the games, of the dreams and of the agent's sampling.
         dream_episodes: dreams to count.
@@ -128,7 +127,7 @@ def evaluate(
         print(jsonlib.dumps({**about, "seed": seed, "device": place, **found}))
         return
     print(
-        f"{config.game}, {config.algo} of {opened.folder}, seed {seed}: preset {config.preset}, run's seed "
+        f"{config.game}, {config.algo} of {opened.source()}, seed {seed}: preset {config.preset}, run's seed "
         f"{config.seed}, {about['interactions']:,} real steps, {about['parameters']:,} parameters, "
         f"{about['seconds'] / 60:.1f} min"
     )
@@ -145,19 +144,19 @@ def evaluate(
 def _about(opened: "_Opened", config: "RunConfig", agent: Any) -> dict[str, Any]:
     """What a score says nothing without: where it comes from and what it took, world model and agent together."""
     from dreamgym.hardware import describe_machine
-    from dreamgym.run_folder import RunFolder
+    from dreamgym.run_folder import run_of
 
-    dream = opened.dream
+    dream, folder = opened.dream, run_of(opened.file)
     networks = sum(dream.world_model.parameter_counts().values())
     return {
-        "run": str(opened.folder),
+        "run": str(opened.source()),
         "game": config.game,
         "algo": config.algo,
         "preset": config.preset,
         "run_seed": config.seed,
         "interactions": dream.metadata.get("interactions", 0),
         "parameters": networks + sum(parameter.numel() for parameter in agent.policy.parameters()),
-        "seconds": RunFolder(opened.folder).progress().seconds,
+        "seconds": dream.metadata.get("seconds", 0.0) if folder is None else folder.progress().seconds,
         "machine": describe_machine(opened.device),
     }
 
@@ -199,10 +198,10 @@ def compare(
     """Put the dream beside the real game: the same start, the same actions.
 
     The real stretch is one that the world model was not fitted to: from the run's last evaluations, or, where there is
-    only a dream and no run, played anew with random actions.
+    only a dream and no run, played anew: by the agent that came with the dream, else with random actions.
 
     Args:
-        run: a run folder, a dream.safetensors file, or the id of a dream.
+        run: a run folder, a dream's file, or the id of a dream.
         out: a video (.mp4 or .gif), or a strip of frames (.png).
         steps: length of the dream.
         seed: of the real game, of the start and of the dream.
@@ -231,17 +230,27 @@ def compare(
 
 def _unseen(opened: "_Opened", seed: int) -> "Replay":
     """Real experience that the world model was not fitted to."""
-    from dreamgym.evaluate import RandomPolicy, evaluate_real
+    from dreamgym.agent import observation_kind
+    from dreamgym.evaluate import Policy, RandomPolicy, evaluate_real
     from dreamgym.real_env import make_real_env
-    from dreamgym.run_folder import RunFolder
+    from dreamgym.run_folder import run_of
 
-    held_out = RunFolder(opened.folder).load_held_out(LONGEST_RECORD, MEASURED_EPISODES)
-    if len(held_out):
-        return held_out
-    replay = _empty_replay(opened.dream, RANDOM_PLAY)
-    game = make_real_env(opened.dream, 1, device=str(opened.device), max_episode_steps=RANDOM_PLAY)
+    folder = run_of(opened.file)
+    if folder is not None:
+        held_out = folder.load_held_out(LONGEST_RECORD, MEASURED_EPISODES)
+        if len(held_out):
+            return held_out
+    replay = _empty_replay(opened.dream, NEW_PLAY)
+    policy: Policy | None = None
+    settings: dict[str, Any] = {"device": str(opened.device), "max_episode_steps": NEW_PLAY}
+    if opened.dream.policy:
+        config, policy = opened.agent()
+        settings |= {"observation": observation_kind(config.algo), **asdict(config.game_options)}
+    game = make_real_env(opened.dream, 1, **settings)
+    if policy is None:
+        policy = RandomPolicy(game.single_action_space, seed)
     try:
-        evaluate_real(RandomPolicy(game.single_action_space, seed), game, 1, seed, record=replay, record_episodes=1)
+        evaluate_real(policy, game, 1, seed, record=replay, record_episodes=1)
     finally:
         game.close()
     return replay
@@ -258,7 +267,7 @@ def play(
     """Play inside the dream with the keyboard: w a s d and space, as in ALE's games; close the window to stop.
 
     Args:
-        run: a run folder, a dream.safetensors file, or the id of a dream.
+        run: a run folder, a dream's file, or the id of a dream.
         horizon: steps after which the dream starts anew; 0 lets it go on until the game ends.
         fps: steps a second; the game itself runs at 15.
         zoom: size of the window; 1 is 384 by 384.
@@ -292,6 +301,47 @@ def play(
     keyboard.play(env, fps=fps, zoom=zoom, keys_to_action=cast(Any, keys), seed=seed, noop=0)
 
 
+def export(
+    run: RunOrId,
+    out: Path | None = None,
+    starts: int = 400,
+    megabytes: float = 10.0,
+    device: str = "auto",
+) -> None:
+    """Write a finished run as one small file: its dream, its policy, and where both come from.
+
+    The file is read wherever a dream is, by path or, as dreamgym/weights/<Game>.safetensors of an installed package, by
+    id. Weights are stored in half precision, but for the few whose rounding would change more than one code in a
+    thousand.
+
+    Args:
+        run: a run folder, or the id of a dream of which there is a run.
+        out: the file, by default <Game>.safetensors in the current folder.
+        starts: real moments that its dreams may start from.
+        megabytes: largest size of the file, in millions of bytes.
+        device: auto, cpu, cuda or cuda:<index>; where the effect of rounding is measured.
+    """
+    from dreamgym.device import resolve_device
+    from dreamgym.export import export_dream
+    from dreamgym.hardware import describe_machine
+
+    place = resolve_device(device)
+    print(f"device: {place} ({describe_machine(place)})")
+    done = export_dream(run, out, starts=starts, megabytes=megabytes, device=place)
+    found, about = done.precision, done.metadata
+    print(f"{done.file}: {done.size / 1e6:.2f} MB, at most {megabytes:g}")
+    print(
+        f"  in half precision {found.same_codes:.3%} of the codes of {found.frames:,} real frames and "
+        f"{found.same_actions:.1%} of the actions stay the same; chances of next codes change by "
+        f"{found.prediction_change:.1e}, expected rewards by {found.reward_change:.1e}"
+    )
+    print(f"  in full precision: vectors{''.join(f', {name}' for name in found.float32)}")
+    missing = [name for name in ("commit", "machine") if not about.get(name)]
+    if missing:
+        print(f"  not recorded by the run: {', '.join(missing)}")
+    print(f"  made again by: {about['command']}")
+
+
 def _check_display() -> None:
     """Without a display SDL falls back to a window that nobody sees, and play would never end."""
     import pygame
@@ -317,134 +367,36 @@ def _keys(dream: "Dream") -> tuple[dict[tuple[str, ...], int], list[str]]:
         game.close()
 
 
-def info(
-    run: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_ID")] = None,
-    preset: str | None = None,
-    actions: int | None = None,
-    frames: int | None = None,
-    json: Annotated[bool, Flag] = False,
-) -> None:
-    """Say what a dream is (parameters, data, score, where it came from), or what a preset would be.
-
-    Args:
-        run: a run folder, a dream.safetensors file, or the id of a dream; leave it out with --preset.
-        preset: smoke, quick, laptop, gpu or paper.
-        actions: size of the preset's action set; by default Pong's 6.
-        frames: frames that the preset's codec sees stacked; by default the preset's own.
-        json: print JSON.
-    """
-    if (run is None) == (preset is None):
-        raise ConfigError("info: expected RUN_OR_ID or --preset, and not both.")
-    if run is not None and (actions is not None or frames is not None):
-        raise ConfigError("info: --actions and --frames go with --preset; a dream has its own.")
-    print("device: cpu (nothing is computed)", file=sys.stderr)
-    facts = (
-        _dream_facts(run)
-        if run is not None
-        else _preset_facts(cast(str, preset), 6 if actions is None else actions, frames)
-    )
-    if json:
-        print(jsonlib.dumps(facts))
-        return
-    for name, value in facts.items():
-        print(f"{name:<16}{_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    """A fact for people: numbers with separators, a score as its mean and interval."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    if isinstance(value, dict) and {"mean", "low", "high"} <= set(cast("dict[str, Any]", value)):
-        score = cast("dict[str, Any]", value)
-        return (
-            f"{score['mean']:.2f} (95 % {score['low']:.2f} to {score['high']:.2f}, {len(score['episodes'])} episodes)"
-        )
-    return str(value)
-
-
-def _preset_facts(preset: str, actions: int, frames: int | None) -> dict[str, Any]:
-    from dreamgym.config import make_config
-    from dreamgym.world_model import WorldModel, WorldModelConfig
-
-    config = make_config(preset)
-    codec = config.codec if frames is None else replace(config.codec, frame_stack=frames)
-    model = WorldModel(WorldModelConfig(config.game, actions, codec=codec, dynamics=config.dynamics), seed=0)
-    policy = _policy_parameters(model, config.dream.latent_stack, config.network)
-    return {
-        "preset": preset,
-        "actions": actions,
-        "frames": codec.frame_stack,
-        "rounds": config.rounds,
-        "interactions": config.interactions,
-        **model.parameter_counts(),
-        "policy": policy,
-    }
-
-
-def _dream_facts(run: str) -> dict[str, Any]:
-    from dreamgym.checkpoint import load_dream, resolve_checkpoint
-    from dreamgym.run_folder import RunFolder
-
-    path = resolve_checkpoint(run)
-    dream = load_dream(path)
-    model = dream.world_model
-    facts: dict[str, Any] = {
-        "file": str(path),
-        "game": model.config.game,
-        "actions": model.num_actions,
-        "frames": model.frame_stack,
-        "latent_stack": dream.latent_stack,
-        "start_states": len(dream.starts.latents),
-        **dream.metadata,
-        **model.parameter_counts(),
-    }
-    folder = RunFolder(path.parent)
-    if folder.config_file.is_file() and not model.config.continuous:
-        facts["policy"] = _policy_parameters(model, dream.latent_stack, folder.config().network)
-    return facts
-
-
-def _policy_parameters(model: "WorldModel", latent_stack: int, network: str) -> int:
-    from dreamgym.models.policy import PolicyNetwork
-
-    channels, *grid = model.codec.embedding_shape
-    policy = PolicyNetwork(channels * latent_stack, model.num_actions, network, (grid[0], grid[1]))
-    return sum(parameter.numel() for parameter in policy.parameters())
-
-
 class _Opened(NamedTuple):
     """A dream and where it came from."""
 
     dream: "Dream"
-    folder: Path
+    file: Path
     device: "torch.device"
 
-    def has_agent(self) -> bool:
-        """Whether an agent lies beside the dream."""
-        return (self.folder / "policy.zip").is_file() and (self.folder / "config.json").is_file()
-
     def agent(self) -> tuple["RunConfig", Any]:
-        """The run's settings and its agent."""
-        from dreamgym.agent import load_agent
-        from dreamgym.run_folder import RunFolder
+        """The settings of the run that trained its agent, and the agent."""
+        from dreamgym.agent import read_agent
 
-        if not self.has_agent():
-            raise MissingWeightsError(
-                f"{self.folder} holds a dream but no agent (config.json, policy.zip): name a finished run's folder."
-            )
-        config = RunFolder(self.folder).config()
-        return config, load_agent(self.folder, config, self.dream, str(self.device))
+        return read_agent(self.file, self.dream, str(self.device))
+
+    def source(self) -> Path:
+        """What to call it: the run's folder, or the file of a dream that stands for itself."""
+        from dreamgym.run_folder import run_of
+
+        return self.file if run_of(self.file) is None else self.file.parent
 
 
 def _open(run: str, device: str, *, quiet: bool = False) -> _Opened:
     """Load a dream and say where it is computed."""
-    from dreamgym.checkpoint import load_dream, resolve_checkpoint
     from dreamgym.device import resolve_device
+    from dreamgym.dreaming import find_dream
     from dreamgym.hardware import describe_machine
 
-    path, place = resolve_checkpoint(run), resolve_device(device)
+    place = resolve_device(device)
+    file, dream = find_dream(run, device=place)
     print(f"device: {place} ({describe_machine(place)})", file=sys.stderr if quiet else sys.stdout)
-    return _Opened(load_dream(path, place), path.parent, place)
+    return _Opened(dream, file, place)
 
 
 def _empty_replay(dream: "Dream", capacity: int) -> "Replay":

@@ -58,7 +58,7 @@ def open_dream(source: DreamSource | None, checkpoint: DreamSource | None, devic
         MissingWeightsError: nothing was found; the message says where it was looked for.
         UnknownGameError: nothing was found and there is no such game; the message lists the nearest names.
         CheckpointError: the file is damaged.
-        ConfigError: neither a source nor a checkpoint.
+        ConfigError: neither a source nor a checkpoint, or a checkpoint of another game.
         DeviceError: there is no such device.
     """
     place = resolve_device(device)
@@ -69,13 +69,35 @@ def open_dream(source: DreamSource | None, checkpoint: DreamSource | None, devic
     if source is None and checkpoint is None:
         raise ConfigError("Which dream? Pass a game or an id, or checkpoint= with a run folder or a file.")
     name = "" if source is None else str(source)
-    dream = load_dream(resolve_checkpoint(name, cast("str | Path | None", checkpoint)), place)
-    asked, found = game_of(name), dream.world_model.config.game
+    return find_dream(name, cast("str | Path | None", checkpoint), place)[1]
+
+
+def find_dream(
+    id_or_run: str | Path, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
+) -> tuple[Path, Dream]:
+    """Find a dream's file, load it, and see that it is of the game that was asked for.
+
+    Args:
+        id_or_run: a game, an id, a run folder or a file.
+        checkpoint: a run folder or file that goes before all else.
+        device: where to put it.
+
+    Returns:
+        The file's path and the dream.
+
+    Raises:
+        MissingWeightsError: nothing was found; the message says where it was looked for.
+        UnknownGameError: nothing was found and there is no such game; the message lists the nearest names.
+        CheckpointError: the file is damaged.
+        ConfigError: it is a dream of another game.
+        DeviceError: there is no such device.
+    """
+    file = resolve_checkpoint(str(id_or_run), checkpoint)
+    dream = load_dream(file, device)
+    asked, found = game_of(str(id_or_run)), dream.world_model.config.game
     if asked in game_names() and asked != found:
-        raise ConfigError(
-            f"checkpoint: expected a dream of {asked}, {checkpoint} is one of {found}: use Dream-{found}-v0."
-        )
-    return dream
+        raise ConfigError(f"checkpoint: expected a dream of {asked}, {file} is one of {found}: use Dream-{found}-v0.")
+    return file, dream
 
 
 def resolve_horizon(horizon: float | None, metadata: Mapping[str, Any]) -> int | None:

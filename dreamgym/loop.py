@@ -38,6 +38,7 @@ from dreamgym.held_out import MOST_HELD_OUT, longest_episode, missing_episodes
 from dreamgym.observations import ObservationBuilder
 from dreamgym.plots import plot_fidelity, plot_scores
 from dreamgym.pong import FRAME_SHAPE, ball_located, shows_ball
+from dreamgym.provenance import machine_record
 from dreamgym.real import make_game_env
 from dreamgym.real_env import GameOptions, make_real_env
 from dreamgym.replay import Replay
@@ -113,8 +114,8 @@ class _Run:
         """All phases from where the run stands."""
         config, state = self.config, self.state
         rates = matmul_rates(self.device)
-        machine = {"device": str(self.device), "machine": describe_machine(self.device), "matmul_gflops": rates}
-        self.folder.save_machine(machine)
+        if state.round < config.rounds:
+            self.folder.save_machine(machine_record(config, self.device, rates))
         self._say(
             f"{config.game}, preset {config.preset}, seed {config.seed}, {config.algo}, device {self.device}: "
             f"{config.rounds} rounds, {config.interactions:,} real steps. {describe_machine(self.device)}; "

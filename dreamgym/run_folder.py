@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from dreamgym.checkpoint import write_atomic
+from dreamgym.checkpoint import DREAM_FILE, write_atomic
 from dreamgym.config import RunConfig
 from dreamgym.errors import CheckpointError, ConfigError, ReplayError
 from dreamgym.replay import Replay
@@ -127,8 +127,34 @@ class RunFolder:
             ) from error
 
     def save_machine(self, machine: dict[str, Any]) -> None:
-        """Write what the run is computed on: times mean little without it."""
-        _write_json(self.machine_file, machine)
+        """Write what the run is computed on and by which code: times mean little without it.
+
+        Where a resumed run's code or machine is another, what was written before is kept under ``"earlier"``.
+
+        Args:
+            machine: plain JSON; ``matmul_gflops`` varies from start to start and makes no other machine.
+
+        Raises:
+            CheckpointError: the file that is there is damaged.
+        """
+        before = self.machine()
+        earlier = before.pop("earlier", [])
+        if before and any(before.get(name) != value for name, value in machine.items() if name != "matmul_gflops"):
+            earlier = [*earlier, before]
+        _write_json(self.machine_file, machine | ({"earlier": earlier} if earlier else {}))
+
+    def machine(self) -> dict[str, Any]:
+        """What :meth:`save_machine` wrote; empty if the run recorded none.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        if not self.machine_file.is_file():
+            return {}
+        try:
+            return dict(json.loads(self.machine_file.read_text()))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.machine_file} is damaged: {error}. Restore it or remove it.") from error
 
     def finish_phase(self, progress: Progress, record: dict[str, Any] | None = None) -> None:
         """Log a phase's record, then move on: a phase counts from the instant when the progress file is renamed."""
@@ -235,6 +261,12 @@ class RunFolder:
         for kind in (self._model_file, self._policy_file):
             for old in range(round_index - 1):
                 kind(old).unlink(missing_ok=True)
+
+
+def run_of(file: Path) -> RunFolder | None:
+    """The run folder that a dream's file belongs to; None for a file that stands for itself, as an exported one."""
+    folder = RunFolder(file.parent)
+    return folder if file.name == DREAM_FILE and folder.config_file.is_file() else None
 
 
 def _replay(folder: Path, empty: Replay) -> Replay:

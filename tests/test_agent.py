@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import make_tiny_dream
 
+import dreamgym
 from dreamgym.agent import (
     POLICY_FILE,
     ExploringPolicy,
@@ -15,12 +16,14 @@ from dreamgym.agent import (
     load_parameters,
     make_agent,
     observation_kind,
+    policy_tensors,
     save_agent,
     set_parameters,
 )
-from dreamgym.checkpoint import save_dream
+from dreamgym.checkpoint import Dream, save_dream
 from dreamgym.config import PPOConfig, RunConfig
 from dreamgym.errors import CheckpointError, ConfigError, MissingWeightsError
+from dreamgym.run_folder import RunFolder
 from dreamgym.sb3 import codebook_of, make_sb3_env
 
 PPO = RunConfig(network="light", ppo=PPOConfig(n_steps=8, batch_size=8))
@@ -30,6 +33,14 @@ DQN = replace(PPO, algo="DQN")
 def agent_of(config, dream=None, seed=0):
     env = make_sb3_env(dream or make_tiny_dream(), 2, observation=observation_kind(config.algo), seed=0, device="cpu")
     return make_agent(config, env, seed)
+
+
+def make_run(folder, config, dream=None, agent=None):
+    """A run folder with settings, a dream and an agent."""
+    RunFolder(folder).begin(config, resume=False)
+    save_dream(folder, dream or make_tiny_dream())
+    save_agent(folder / POLICY_FILE, agent or agent_of(config, dream))
+    return folder
 
 
 def observe(agent, count=64):
@@ -106,12 +117,14 @@ def test_a_policy_with_logits_does_not_explore_by_chance_as_well():
     assert not actions.any()
 
 
+@pytest.mark.parametrize("kind", ["run", "file"])
 @pytest.mark.parametrize("config", [PPO, DQN], ids=["PPO", "DQN"])
-def test_an_agent_comes_back_from_its_run_without_a_pickle_being_opened(tmp_path, monkeypatch, config):
+def test_an_agent_comes_back_from_its_run_or_file_without_a_pickle_being_opened(tmp_path, monkeypatch, config, kind):
     dream = make_tiny_dream()
-    save_dream(tmp_path, dream)
     agent = agent_of(config, dream, seed=7)
-    save_agent(tmp_path / POLICY_FILE, agent)
+    run = make_run(tmp_path / "run", config, dream, agent)
+    single = Dream(dream.world_model, dream.starts, 4, {"config": config.to_json()}, policy_tensors(agent))
+    source = run if kind == "run" else save_dream(tmp_path / "Pong.safetensors", single)
 
     def refuse(*args, **kwargs):
         raise AssertionError("unpickled")
@@ -120,7 +133,7 @@ def test_an_agent_comes_back_from_its_run_without_a_pickle_being_opened(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(pickle, "loads", refuse)
         patch.setattr(pickle, "load", refuse)
-        loaded = load_agent(tmp_path, config)
+        loaded = load_agent(source, device="cpu")
     after = torch.random.get_rng_state(), np.random.get_state()[1], random.getstate()
     assert torch.equal(before[0], after[0]) and np.array_equal(before[1], after[1]) and before[2] == after[2]
     for name, value in agent.policy.state_dict().items():
@@ -166,7 +179,62 @@ def test_a_missing_policy_says_how_to_train_one(tmp_path):
 
 
 def test_a_policy_of_another_network_is_refused(tmp_path):
-    save_dream(tmp_path, make_tiny_dream())
-    save_agent(tmp_path / POLICY_FILE, agent_of(PPO))
-    with pytest.raises(CheckpointError, match="does not fit"):
-        load_agent(tmp_path, replace(PPO, network="paper"))
+    run = make_run(tmp_path / "run", replace(PPO, network="paper"), agent=agent_of(PPO))
+    with pytest.raises(CheckpointError, match=r"policy\.zip.*does not fit"):
+        load_agent(run, device="cpu")
+
+
+def test_a_trunk_that_actor_and_critic_share_is_stored_once():
+    agent = agent_of(PPO)
+    stored = policy_tensors(agent)
+    assert sum(tensor.numel() for tensor in stored.values()) == sum(p.numel() for p in agent.policy.parameters())
+    assert len(stored) < len(agent.policy.state_dict())
+
+
+def file_with(path, policy, metadata):
+    dream = make_tiny_dream()
+    return save_dream(path / "Pong.safetensors", Dream(dream.world_model, dream.starts, 4, metadata, policy))
+
+
+def spoil(policy, damage):
+    name = next(iter(policy))
+    changed = {
+        "missing": {key: value for key, value in policy.items() if key != name},
+        "reshaped": {**policy, name: policy[name][:-1].clone()},
+        "unknown": {**policy, "more": torch.zeros(2)},
+    }
+    return changed[damage]
+
+
+@pytest.mark.parametrize("damage", ["missing", "reshaped", "unknown"])
+def test_a_file_whose_policy_is_not_that_of_its_settings_is_refused_and_named(tmp_path, damage):
+    file = file_with(tmp_path, spoil(policy_tensors(agent_of(PPO)), damage), {"config": PPO.to_json()})
+    with pytest.raises(CheckpointError, match="does not fit") as caught:
+        load_agent(file, device="cpu")
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"config": None}, {"config": {"colour": "red"}}], ids=str)
+def test_a_file_whose_policys_settings_cannot_be_read_is_refused_and_named(tmp_path, metadata):
+    file = file_with(tmp_path, policy_tensors(agent_of(PPO)), metadata)
+    with pytest.raises(CheckpointError, match="settings of its policy") as caught:
+        load_agent(file, device="cpu")
+    assert str(file) in str(caught.value)
+
+
+def test_a_dream_without_a_policy_says_so(tmp_path):
+    file = file_with(tmp_path, {}, {})
+    (tmp_path / POLICY_FILE).write_bytes(b"of somebody else")
+    with pytest.raises(MissingWeightsError, match=r"Pong\.safetensors is a dream but comes with no agent"):
+        load_agent(file, device="cpu")
+    with pytest.raises(MissingWeightsError, match="dreamgym train"):
+        load_agent("Zaxxon", checkpoint=tmp_path / "nowhere")
+
+
+def test_an_agent_is_found_by_its_games_id_and_not_taken_for_another_games(tmp_path, monkeypatch):
+    make_run(tmp_path / "home" / "pong", PPO)
+    monkeypatch.setenv("DREAMGYM_HOME", str(tmp_path / "home"))
+    agent = dreamgym.load_agent("Dream-Pong-v0", device="cpu")
+    assert agent.predict(observe(agent, 3))[0].shape == (3,)
+    with pytest.raises(ConfigError, match=r"dream of Boxing.*one of Pong"):
+        dreamgym.load_agent("Dream-Boxing-v0", checkpoint=tmp_path / "home" / "pong", device="cpu")

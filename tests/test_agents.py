@@ -1,12 +1,16 @@
 """The recipes: each trains in the dream and then scores in the real game."""
 
 import importlib.util
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from dreamgym.export import export_dream
 
 AGENTS = Path(__file__).parent.parent / "agents"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -43,6 +47,24 @@ def test_a_recipe_trains_in_the_dream_and_scores_in_the_real_game(
     assert " on cpu" in printed
     assert f"real score {score.mean:.1f}" in printed
     assert "random -" in printed
+    assert f"95 % {score.low:.1f} to {score.high:.1f}, 1 episodes" in printed
+    steps, minutes = re.findall(r"; ([\d,]+) imagined steps in (\d+\.\d) min", printed)[0]
+    assert int(steps.replace(",", "")) >= SETTINGS[name]["steps"] and float(minutes) < 10
+
+
+def test_ppo_trains_for_minutes_in_an_exported_file(
+    smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = export_dream(smoke_run, tmp_path / "Pong.safetensors", starts=20).file
+    agent = load("ppo")
+    settings: dict[str, Any] = {"network": "light", "n_envs": 8, "episodes": 1, "device": "cpu"}
+    began = time.monotonic()
+    agent.main(agent.Args(dream=str(file), minutes=0.02, **settings))
+    assert time.monotonic() - began < 60
+    printed = capsys.readouterr().out
+    assert "up to 1,000,000,000 imagined steps, up to 0.02 min" in printed
+    steps = int(re.findall(r"; ([\d,]+) imagined steps", printed)[0].replace(",", ""))
+    assert 0 < steps < 100_000
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -50,5 +72,5 @@ def test_a_recipe_is_short_and_its_help_explains_every_setting(name: str) -> Non
     script = AGENTS / f"{name}.py"
     assert len(script.read_text().splitlines()) <= 80
     shown = subprocess.run([sys.executable, str(script), "--help"], check=True, capture_output=True, text=True).stdout
-    for option in ("--dream", "--steps", "--seed"):
+    for option in ("--dream", "--steps", "--minutes", "--seed", "--network"):
         assert f"{option} " in shown

@@ -15,6 +15,7 @@ from dreamgym.checkpoint import (
     config_to_dict,
     game_of,
     load_dream,
+    pack_dream,
     resolve_checkpoint,
     save_dream,
     write_atomic,
@@ -33,6 +34,20 @@ def test_a_dream_comes_back_as_it_was_saved(tmp_path, tiny_dream):
     for saved, read in zip(tiny_dream.starts, loaded.starts, strict=True):
         assert saved.dtype == read.dtype and torch.equal(saved, read)
     assert (loaded.latent_stack, loaded.metadata) == (4, tiny_dream.metadata)
+
+
+def test_a_policy_comes_back_with_its_dream_and_half_precision_is_read_as_full(tmp_path, tiny_dream):
+    tiny_dream.policy = {"net.weight": torch.rand(3, 2).half(), "net.count": torch.tensor(7)}
+    half = {name: t.half() if t.is_floating_point() else t for name, t in tiny_dream.world_model.state_dict().items()}
+    file = tmp_path / "Pong.safetensors"
+    file.write_bytes(pack_dream(tiny_dream, half))
+    loaded = load_dream(file)
+    assert loaded.policy["net.weight"].dtype == torch.float32 and loaded.policy["net.count"].dtype == torch.int64
+    for name, tensor in tiny_dream.policy.items():
+        assert torch.equal(loaded.policy[name], tensor.float() if name == "net.weight" else tensor)
+    for name, tensor in loaded.world_model.state_dict().items():
+        assert tensor.dtype == tiny_dream.world_model.state_dict()[name].dtype
+        assert torch.equal(tensor, half[name].to(tensor.dtype))
 
 
 def test_loading_takes_a_run_folder_or_a_file_and_changes_no_global_generator(tmp_path, tiny_dream):

@@ -43,7 +43,7 @@ def output_of(*arguments: str) -> str:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert all(f"  {name} " in printed for name in ("train", "evaluate", "compare", "play", "info"))
+    assert all(f"  {name} " in printed for name in ("train", "evaluate", "compare", "export", "play", "info"))
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("train", ("--game", "--preset", "--seed", "--out", "--resume", "--algo", "--device", "--dream.horizon")),
         ("evaluate", ("RUN_OR_ID", "--episodes", "--seed", "--json")),
         ("compare", ("RUN_OR_ID", "--out")),
+        ("export", ("RUN_OR_ID", "--out", "--starts", "--megabytes", "--device")),
         ("play", ("RUN_OR_ID",)),
         ("info", ("RUN_OR_ID", "--preset", "--actions", "--frames", "--json")),
     ],

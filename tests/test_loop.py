@@ -12,13 +12,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import dreamgym.checkpoint
 import dreamgym.loop
+import dreamgym.provenance
 import dreamgym.replay
 import dreamgym.run_folder
-from dreamgym.agent import load_agent, observation_kind
+from dreamgym.agent import load_agent, observation_kind, read_agent
 from dreamgym.checkpoint import load_dream
 from dreamgym.config import CollectConfig, DreamConfig, EvaluateConfig, PPOConfig, RunConfig, make_config
 from dreamgym.errors import CheckpointError, ConfigError, ReplayError
 from dreamgym.evaluate import evaluate_real
+from dreamgym.export import export_dream
 from dreamgym.fit import FitConfig, Fitter
 from dreamgym.held_out import missing_episodes
 from dreamgym.loop import train
@@ -336,11 +338,29 @@ def test_of_too_many_held_out_records_the_newest_are_loaded(tmp_path):
 def test_the_final_score_is_that_of_the_saved_agent(tmp_path):
     folder = run(tiny(), tmp_path / "run")
     dream = load_dream(folder)
-    agent = load_agent(folder, tiny(), dream)
+    agent = read_agent(folder / "dream.safetensors", dream)[1]
     games = make_real_env(dream, 2, device="cpu", observation=observation_kind("PPO"), sticky_actions=0.0, noop_max=30)
     score = evaluate_real(agent, games, 2, derive_seed(0, "evaluate", 1))
     games.close()
     assert list(score.episodes) == RunFolder(folder).log()[-1]["real"]["episodes"]
+
+
+def test_a_run_records_its_code_its_machine_and_the_command_that_makes_it_again(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run")
+    with suppress(Killed), monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish_phase", at_call(3, RunFolder.finish_phase))
+        run(tiny(), folder.path)
+    begun = folder.machine()
+    assert begun["version"] == dreamgym.__version__ and "threads" in begun["machine"] and begun["device"] == "cpu"
+    assert begun["matmul_gflops"] == {"float32": 1.0, "bfloat16": 1.0}
+    assert begun["command"].startswith("dreamgym train --game WalkToy-v0 ")
+    monkeypatch.setattr(dreamgym.provenance, "describe_machine", lambda device: "another machine")
+    run(tiny(), folder.path, resume=True)
+    ended = folder.machine()
+    assert (ended["machine"], ended["earlier"]) == ("another machine", [begun])
+    monkeypatch.setattr(dreamgym.provenance, "describe_machine", lambda device: "a machine that only shows the table")
+    run(tiny(), folder.path, resume=True)
+    assert folder.machine() == ended
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
@@ -419,8 +439,10 @@ def test_other_games_and_algorithms_run_too(tmp_path, game, algo):
     log = RunFolder(run(config, tmp_path / "run")).log()
     assert len(log) == 8
     assert ("fidelity" in log[-1]) == (game != "BlinkToy-v0")
-    agent = load_agent(tmp_path / "run", config)
-    assert agent.predict(agent.env.reset())[0].shape[0] == 1
+    file = export_dream(tmp_path / "run", tmp_path / "exported.safetensors").file
+    for source in (tmp_path / "run", file):
+        agent = load_agent(source, device="cpu")
+        assert agent.predict(agent.env.reset())[0].shape[0] == 1
 
 
 def test_pong_runs_and_its_ball_is_looked_for(tmp_path, monkeypatch):
