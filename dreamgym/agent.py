@@ -28,8 +28,13 @@ _PARTS = ".pth"
 
 
 def observation_kind(algo: str) -> Literal["embedding", "codes"]:
-    """What a run's agent sees: embeddings, or for algorithms that keep a replay buffer the 100 times smaller codes."""
-    return "codes" if is_off_policy(algo) else "embedding"
+    """What a run's agent sees: codes, 128 times smaller than their embeddings, which its own first layer looks up.
+
+    Raises:
+        ConfigError: no such algorithm.
+    """
+    is_off_policy(algo)
+    return "codes"
 
 
 def make_agent(config: RunConfig, env: VectorEnvAdapter, seed: int | None, device: str = "cpu", **settings: Any) -> Any:

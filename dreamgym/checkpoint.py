@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_type_hints
+from typing import Any, NamedTuple, cast, get_args, get_type_hints
 
 import safetensors
 import safetensors.torch
@@ -22,6 +22,7 @@ DREAM_FILE = "dream.safetensors"
 _WEIGHTS = "world_model."
 _STARTS = "starts."
 _POLICY = "policy."
+_KIND = "kind"
 
 
 class StartStates(NamedTuple):
@@ -61,6 +62,11 @@ class Dream:
     metadata: dict[str, Any] = field(default_factory=lambda: {})
     policy: dict[str, Tensor] = field(default_factory=lambda: {})
 
+    @property
+    def temperature(self) -> float:
+        """Of the next latent's distribution, as the run chose it; 1 where it is not said."""
+        return float(self.metadata.get("temperature", 1.0))
+
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file beside its place, flush it to the disk, and rename it: readers see the old one or the new one.
@@ -95,10 +101,16 @@ def config_from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         hint = hints[name]
-        if is_dataclass(hint):
+        choices = _dataclasses(hint)
+        if choices:
             if not isinstance(value, dict):
                 raise CheckpointError(f"{kind.__name__}.{name}: expected an object with fields, got {value!r}.")
-            arguments[name] = config_from_dict(cast(type[Any], hint), cast(dict[str, Any], value))
+            part = dict(cast(dict[str, Any], value))
+            # Files from before there was a choice do not name the kind: it is the first.
+            chosen = part.pop(_KIND, next(iter(choices))) if len(choices) > 1 else next(iter(choices))
+            if chosen not in choices:
+                raise CheckpointError(f"{kind.__name__}.{name}: expected kind {' or '.join(choices)}, got {chosen!r}.")
+            arguments[name] = config_from_dict(choices[chosen], part)
         else:
             arguments[name] = tuple(cast(list[Any], value)) if isinstance(value, list) else value
     try:
@@ -110,10 +122,20 @@ def config_from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
 def config_to_dict(config: Any) -> dict[str, Any]:
     """The inverse of :func:`config_from_dict`: nested plain JSON values."""
     result: dict[str, Any] = {}
+    hints = get_type_hints(type(config))
     for f in fields(config):
         value = getattr(config, f.name)
-        result[f.name] = config_to_dict(value) if is_dataclass(value) else value
+        if is_dataclass(value):
+            named = len(_dataclasses(hints[f.name])) > 1
+            value = ({_KIND: type(value).__name__} if named else {}) | config_to_dict(value)
+        result[f.name] = value
     return result
+
+
+def _dataclasses(hint: Any) -> dict[str, type[Any]]:
+    """The dataclasses that a field may hold, by name: one, or those of a union."""
+    members = get_args(hint) or (hint,)
+    return {member.__name__: member for member in members if is_dataclass(member)}  # pyright: ignore
 
 
 def save_dream(path: Path | str, dream: Dream) -> Path:

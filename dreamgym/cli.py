@@ -104,7 +104,7 @@ def _run_train(arguments: Sequence[str]) -> None:
 
     def train(
         out: Path | None = None,
-        config: Annotated[RunConfig, tyro.conf.arg(name="")] = default,
+        config: Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands] = default,
         resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
         device: str = "auto",
     ) -> None:

@@ -173,6 +173,7 @@ def _fidelity(dream: "Dream", record: "Replay", config: "RunConfig", seed: int, 
                 context=config.dream.context,
                 horizon=config.dream.horizon,
                 life_loss_ends=config.fit.life_loss_ends,
+                temperature=config.dream.temperature,
                 starts=starts,
                 seed=seed,
             )

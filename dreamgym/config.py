@@ -9,7 +9,10 @@ from dreamgym.errors import CheckpointError, ConfigError
 from dreamgym.fit import FitConfig
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.models.quantizer import QuantizerConfig
+from dreamgym.models.residual import ResidualConfig
 from dreamgym.real import resolve_game
+from dreamgym.world_model import DynamicsConfig
 
 
 def _at_least(least: int, **values: int) -> None:
@@ -192,7 +195,7 @@ class RunConfig:
     dynamics_updates: tuple[int, ...] = (500,)
     imagined_steps: tuple[int, ...] = (100_000,)
     codec: VQVAEConfig = field(default_factory=VQVAEConfig)
-    dynamics: ConvLSTMConfig = field(default_factory=ConvLSTMConfig)
+    dynamics: DynamicsConfig = field(default_factory=ConvLSTMConfig)
     game_options: GameConfig = field(default_factory=GameConfig)
     collect: CollectConfig = field(default_factory=CollectConfig)
     fit: FitConfig = field(default_factory=FitConfig)
@@ -280,14 +283,15 @@ def _laptop() -> RunConfig:
     return RunConfig(
         preset="laptop",
         network="light",
-        rounds=12,
-        codec_updates=(750, 100),
-        dynamics_updates=(500, 400),
+        rounds=10,
+        codec_updates=(600, 100, 100, 100, 0),
+        dynamics_updates=(700, 400),
         imagined_steps=(150_000,),
-        codec=VQVAEConfig(width=16),
-        dynamics=ConvLSTMConfig(hidden=64, kernel=3, reward_hidden=128, latent_skip=True),
-        collect=CollectConfig(first_steps=12_800, steps=6_400),
-        fit=FitConfig(dynamics_batch_size=32),
+        codec=VQVAEConfig(width=16, stages=3, quantizer=QuantizerConfig(num_codes=64)),
+        dynamics=ResidualConfig(),
+        collect=CollectConfig(first_steps=12_800, steps=9_600),
+        fit=FitConfig(dynamics_batch_size=32, dynamics_learning_rate=2e-3, reward_learning_rate=2e-3, final_rate=0.05),
+        dream=DreamConfig(temperature=0.1),
     )
 
 

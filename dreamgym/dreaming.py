@@ -35,8 +35,8 @@ class DreamOptions(TypedDict, total=False):
     """Show the dynamics' hidden state as well: observations become {"observation", "hidden"}."""
     reward: Literal["expected", "sampled"]
     """Expected rewards (default), or sampled ones as in the paper."""
-    temperature: float
-    """Of the next latent's distribution; 1 by default, 0 takes the most likely codes."""
+    temperature: float | None
+    """Of the next latent's distribution; 0 takes the most likely codes; None: as the checkpoint says."""
     horizon_as: Literal["truncation", "termination"]
     """What reaching the horizon is; ``"termination"`` reproduces the paper."""
     stagger: bool
@@ -184,7 +184,7 @@ class Dreaming:
         latent_stack: int | None = None,
         hidden_state: bool = False,
         reward: Literal["expected", "sampled"] = "expected",
-        temperature: float = 1.0,
+        temperature: float | None = None,
         horizon_as: Literal["truncation", "termination"] = "truncation",
         stagger: bool = False,
     ) -> None:
@@ -201,7 +201,7 @@ class Dreaming:
             horizon=steps,
             latent_stack=stack,
             reward=reward,
-            temperature=temperature,
+            temperature=self.dream.temperature if temperature is None else temperature,
             horizon_as=horizon_as,
             stagger=stagger,
             seed=seed,

@@ -59,6 +59,7 @@ def open_loop(
     actions: Tensor,
     generator: torch.Generator,
     real: Tensor | None = None,
+    temperature: float = 1.0,
 ) -> OpenLoop:
     """Dream on from real context with given actions.
 
@@ -70,6 +71,7 @@ def open_loop(
         generator: draws the codes; on the world model's device.
         real: real codes, int64 (batch, up to horizon, ...), of the frames that followed in the game. They are never
             shown to the dream, only looked up in its distributions.
+        temperature: of the codes' distribution when they are drawn.
 
     Returns:
         What was dreamt.
@@ -96,7 +98,7 @@ def open_loop(
         if real is not None and step - warm < real.shape[1]:
             cells = prediction.latent_log_probability(real[:, step - warm])
             likelihoods.append(cells.flatten(1).mean(1, keepdim=True))
-        latent = prediction.sample_latent(generator)
+        latent = prediction.sample_latent(generator, temperature)
         latents.append(latent)
         rewards.append(prediction.expected_reward())
         ends.append(prediction.end_probability())
@@ -111,6 +113,7 @@ def fidelity(
     horizon: int = 25,
     starts: int = 128,
     life_loss_ends: bool = True,
+    temperature: float = 1.0,
     seed: int = 0,
 ) -> dict[str, float | list[float]]:
     """Measure a dream against held-out real experience, with the real actions and open loop.
@@ -129,6 +132,7 @@ def fidelity(
         horizon: steps of the dream.
         starts: number of uniform windows.
         life_loss_ends: whether the world model was taught that a lost life is an end.
+        temperature: of the next latent's distribution, as the dreams that are used are drawn.
         seed: of the windows and of the codes: the same seed gives the same numbers on one device.
 
     Returns:
@@ -173,7 +177,7 @@ def fidelity(
     generator.manual_seed(seed)
     codes = _encode(world_model, replay, windows.indices)
     actions = torch.as_tensor(replay.actions_at(windows.acted), device=world_model.device)
-    dream = open_loop(world_model, codes[:, :context], actions, generator, real=codes[:, context:])
+    dream = open_loop(world_model, codes[:, :context], actions, generator, codes[:, context:], temperature)
     rewards = dream.rewards.double().cpu().numpy()
     ends = dream.ends.double().cpu().numpy()
     happened = slice(MARGIN, -MARGIN)

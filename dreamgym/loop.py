@@ -268,6 +268,7 @@ class _Run:
                 horizon=config.dream.horizon,
                 starts=config.evaluate.fidelity_starts,
                 life_loss_ends=config.fit.life_loss_ends,
+                temperature=config.dream.temperature,
                 seed=seed,
             )
         )
@@ -383,6 +384,7 @@ class _Run:
             "round": index,
             "interactions": self._interactions(index),
             "horizon": config.dream.horizon,
+            "temperature": config.dream.temperature,
             "finished": False,
             "score": None,
         }

@@ -14,6 +14,13 @@ from dreamgym.device import bf16_is_faster
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, Prediction, parameter_count
+from dreamgym.models.residual import ResidualConfig, ResidualDynamics
+
+DynamicsConfig = ConvLSTMConfig | ResidualConfig
+"""Settings of any dynamics; a new one is named here and in :data:`DYNAMICS`."""
+
+DYNAMICS: dict[type[Any], type[Any]] = {ConvLSTMConfig: ConvLSTM, ResidualConfig: ResidualDynamics}
+"""What builds the dynamics of each kind of settings."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class WorldModelConfig:
     num_actions: int = 6
     continuous: bool = False
     codec: VQVAEConfig = field(default_factory=VQVAEConfig)
-    dynamics: ConvLSTMConfig = field(default_factory=ConvLSTMConfig)
+    dynamics: DynamicsConfig = field(default_factory=ConvLSTMConfig)
     bf16: bool = True
 
     def __post_init__(self) -> None:
@@ -58,7 +65,7 @@ class WorldModel(nn.Module):
             if seed is not None:
                 torch.manual_seed(seed)
             self.codec = VQVAE(config.codec)
-            self.dynamics = ConvLSTM(
+            self.dynamics = DYNAMICS[type(config.dynamics)](
                 config.dynamics, self.codec.embedding_shape, self.codec.num_codes, config.num_actions
             )
         self.eval()

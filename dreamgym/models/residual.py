@@ -1,0 +1,178 @@
+"""Feed-forward dynamics: a residual network on the last few latents and actions, all steps of a window at once.
+
+What the ConvLSTM of Robine et al. 2023 (Sect. 3.2.2) has to remember, this network is shown: DIAMOND (Alonso et al.
+2024) and SimPLe (Kaiser et al. 2020) condition on the last four frames in the same way. Nothing is carried from step to
+step but these latents, so a window is one batch of independent steps: large matrix products instead of a long chain of
+small ones.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamgym.errors import ConfigError
+from dreamgym.models.dynamics import Prediction, RewardHead
+from dreamgym.models.layers import one_hot_planes
+
+
+@dataclass(frozen=True)
+class ResidualConfig:
+    """Settings of the feed-forward dynamics.
+
+    Attributes:
+        memory: latents and actions seen, the newest included.
+        channels: of the residual blocks.
+        blocks: residual blocks of two 3x3 convolutions.
+        embedding: channels in which one latent is shown to the blocks.
+        patch: side of the square of latent cells that becomes one cell of the blocks' grid: 2 runs a 12x12 latent on
+            6x6.
+        reward_hidden: units of the reward head's linear layer.
+        end_head: whether the end of the episode is predicted.
+    """
+
+    memory: int = 4
+    channels: int = 128
+    blocks: int = 3
+    embedding: int = 64
+    patch: int = 2
+    reward_hidden: int = 128
+    end_head: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("memory", "channels", "embedding", "patch", "reward_hidden"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        if self.blocks < 0:
+            raise ConfigError(f"blocks: expected at least 0, got {self.blocks}.")
+
+
+class ResidualState(NamedTuple):
+    """What was seen before the newest latent, and what was made of it."""
+
+    seen: Tensor
+    """(batch, memory - 1, embedding + actions, height, width) float32, oldest first; zeros before the first step."""
+    trunk: Tensor
+    """(batch, channels, height, width) float32: the last step's features, before its heads."""
+
+
+class ResidualBlock(nn.Module):
+    """ReLU -> Conv 3x3 -> ReLU -> Conv 3x3, plus the input; the block begins as the identity (He et al. 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        """Build the block."""
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        # Without norms a deep sum starts tame if every term starts at zero (Zhang et al. 2019, Fixup).
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same shape."""
+        return inputs + self.second(F.relu(self.first(F.relu(inputs))))
+
+
+class ResidualDynamics(nn.Module):
+    """p(z_{t+1}, r_t, d_t | z_{t-k+1..t}, a_{t-k+1..t}) with k = ``memory``; the heads are those of the ConvLSTM."""
+
+    def __init__(
+        self, config: ResidualConfig, embedding_shape: tuple[int, int, int], num_codes: int, num_actions: int
+    ) -> None:
+        """Build the network for features of ``embedding_shape``, ``num_codes`` codes and ``num_actions`` actions."""
+        super().__init__()
+        self.config = config
+        self.num_actions = num_actions
+        self.num_codes = num_codes
+        channels, height, width = embedding_shape
+        if height % config.patch or width % config.patch:
+            raise ConfigError(f"patch: expected a divisor of the latent's {height}x{width}, got {config.patch}.")
+        self._height, self._width = height // config.patch, width // config.patch
+        self.embed = nn.Conv2d(channels, config.embedding, config.patch, stride=config.patch)
+        self.inputs = nn.Conv2d(config.memory * (config.embedding + num_actions), config.channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(config.channels) for _ in range(config.blocks)))
+        # Most cells keep their code: the latent head sees the newest latent besides the trunk.
+        self.latent_head = nn.Conv2d(config.channels + config.embedding, num_codes * config.patch**2, 1)
+        self.reward_head = RewardHead(config.channels, self._height, self._width, config.reward_hidden, 3)
+        self.end_head = (
+            RewardHead(config.channels, self._height, self._width, 64, 1, channels=8) if config.end_head else None
+        )
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @property
+    def hidden_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the trunk's features."""
+        return self.config.channels, self._height, self._width
+
+    def initial_state(self, batch: int, device: torch.device | None = None) -> ResidualState:
+        """All zeros, for ``batch`` sequences."""
+        device = device or self.latent_head.weight.device
+        shown = self.config.embedding + self.num_actions
+        seen = torch.zeros(batch, self.config.memory - 1, shown, self._height, self._width, device=device)
+        return ResidualState(seen, torch.zeros(batch, *self.hidden_shape, device=device))
+
+    def hidden(self, state: ResidualState) -> Tensor:
+        """The trunk's features at the last step, (batch, channels, height, width)."""
+        return state.trunk
+
+    def step(self, features: Tensor, action: Tensor, state: ResidualState) -> tuple[Prediction, ResidualState]:
+        """One step: a sequence of length one.
+
+        Args:
+            features: (batch, channels, height, width), the embedding of z_t.
+            action: (batch,) int64, or (batch, num_actions) float32 if continuous.
+            state: what was seen before.
+
+        Returns:
+            (prediction of z_{t+1}, r_t and d_t, state after this step).
+        """
+        prediction, state = self.sequence(features[:, None], action[:, None], state)
+        return Prediction(*(tensor[:, 0] for tensor in prediction)), state
+
+    def sequence(
+        self,
+        features: Tensor,
+        actions: Tensor,
+        state: ResidualState,
+        rewards: Tensor | None = None,
+        ends: Tensor | None = None,
+    ) -> tuple[Prediction, ResidualState]:
+        """Predict every step of a window from the true features and actions up to it.
+
+        Args:
+            features: (batch, time, channels, height, width).
+            actions: (batch, time) int64, or (batch, time, num_actions) float32.
+            state: before the first step.
+            rewards: (batch, time), part of the seam; this model does not feed them back.
+            ends: (batch, time) bool, likewise.
+
+        Returns:
+            (prediction with leading axes (batch, time), state after the last step).
+        """
+        batch, time = features.shape[:2]
+        embedded = self.embed(features.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        planes = one_hot_planes(actions.flatten(0, 1), self.num_actions, self._height, self._width)
+        # Channels last from here on: (batch, time, height, width, channels).
+        new = torch.cat([embedded, planes.to(embedded.dtype)], dim=1).permute(0, 2, 3, 1).unflatten(0, (batch, time))
+        seen = torch.cat([state.seen.permute(0, 1, 3, 4, 2).to(new.dtype), new], dim=1)
+        shown = torch.cat([seen[:, lag : lag + time] for lag in range(self.config.memory)], dim=-1)
+        trunk = F.relu(self.blocks(self.inputs(shown.flatten(0, 1).permute(0, 3, 1, 2))))
+        latent_logits = self._latent_logits(torch.cat([trunk, embedded], dim=1))
+        heads = latent_logits, self.reward_head(trunk).float(), self._end_logits(trunk).float()
+        prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
+        kept = seen[:, time:].permute(0, 1, 4, 2, 3).float()
+        return prediction, ResidualState(kept, trunk.unflatten(0, (batch, time))[:, -1].float())
+
+    def _latent_logits(self, inputs: Tensor) -> Tensor:
+        """(count, channels, grid) to (count, codes, height, width) float32, a cell's codes side by side in memory."""
+        side = self.config.patch
+        rows = self.latent_head(inputs).permute(0, 2, 3, 1).unflatten(-1, (side, side, self.num_codes))
+        return rows.transpose(2, 3).flatten(3, 4).flatten(1, 2).movedim(-1, 1).float()
+
+    def _end_logits(self, trunk: Tensor) -> Tensor:
+        if self.end_head is None:
+            return torch.full((len(trunk),), -torch.inf, device=trunk.device)
+        return self.end_head(trunk)[:, 0]
