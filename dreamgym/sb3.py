@@ -311,11 +311,10 @@ class CodesExtractor(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
         """Map observations (batch, ...) to features (batch, features_dim)."""
-        codes = observations["observation"] if isinstance(observations, dict) else observations
-        features = embed_codes(codes, self.codebook, self.grid)
-        if isinstance(observations, dict):
-            features = torch.cat([features, observations["hidden"]], dim=1)
-        return self.trunk(features)
+        if not isinstance(observations, dict):
+            return self.trunk.from_codes(observations, self.codebook, self.grid)
+        features = embed_codes(observations["observation"], self.codebook, self.grid)
+        return self.trunk(torch.cat([features, observations["hidden"]], dim=1))
 
 
 def _parts(space: gym.Space[Any]) -> list[gym.Space[Any]]:

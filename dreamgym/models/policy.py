@@ -4,10 +4,52 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
-class PaperTrunk(nn.Module):
+class Trunk(nn.Module):
+    """A body that begins with a 1x1 convolution of the features.
+
+    Args:
+        out_features: width of the last layer.
+        body: its layers, the first of them the convolution.
+    """
+
+    def __init__(self, out_features: int, *body: nn.Module) -> None:
+        """Take the layers."""
+        super().__init__()
+        self.out_features = out_features
+        self.body = nn.Sequential(*body)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (batch, in_channels, height, width) float32 to (batch, out_features) float32."""
+        return self.body(features)
+
+    def from_codes(self, codes: torch.Tensor, codebook: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """The same from stacked codes: a 1x1 convolution of an embedding is a look-up in a small table.
+
+        Args:
+            codes: (batch, height * width, stack), any number type, indices of codes, oldest latent first.
+            codebook: (num_codes, channels) float32; ``in_channels`` is stack * channels.
+            grid: (height, width) of the latent.
+
+        Returns:
+            (batch, out_features) float32.
+        """
+        batch, cells, stack = _check_codes(codes, grid)
+        first = self.body[0]
+        assert isinstance(first, nn.Conv2d)
+        weight = first.weight.flatten(1).unflatten(1, (stack, codebook.shape[1]))
+        tables = torch.einsum("nc,osc->sno", codebook, weight)
+        codes = codes.reshape(batch * cells, stack).long()
+        maps = sum((F.embedding(codes[:, k], tables[k]) for k in range(1, stack)), F.embedding(codes[:, 0], tables[0]))
+        if first.bias is not None:
+            maps = maps + first.bias
+        return self.body[1:](maps.view(batch, *grid, -1).permute(0, 3, 1, 2))
+
+
+class PaperTrunk(Trunk):
     """The convolutional body of the paper's policy (Robine et al. 2023, Sect. 3.3 and appendix).
 
     Conv 1x1 -> 64, LayerNorm, LeakyReLU; Conv 5x5 -> 64, LayerNorm, LeakyReLU (both without bias); Linear -> 512,
@@ -23,9 +65,8 @@ class PaperTrunk(nn.Module):
 
     def __init__(self, in_channels: int, height: int = 6, width: int = 6, out_features: int = 512) -> None:
         """Build the layers."""
-        super().__init__()
-        self.out_features = out_features
-        self.body = nn.Sequential(
+        super().__init__(
+            out_features,
             nn.Conv2d(in_channels, 64, kernel_size=1, bias=False),
             nn.LayerNorm([64, height, width]),
             nn.LeakyReLU(),
@@ -37,13 +78,12 @@ class PaperTrunk(nn.Module):
             nn.LeakyReLU(),
         )
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (batch, in_channels, height, width) float32 to (batch, out_features) float32."""
-        return self.body(features)
 
+class LightTrunk(Trunk):
+    """A smaller body, for machines without a GPU: Conv 1x1 -> channels, LeakyReLU, Linear -> 256, LeakyReLU.
 
-class LightTrunk(nn.Module):
-    """A body about four times smaller, for machines without a GPU: Conv 1x1 -> 32, LeakyReLU, Linear -> 256, LeakyReLU.
+    It has 32 channels on a grid of 6x6 and as many fewer on a larger one as keep the linear layer at about twice that
+    size: 16 on 12x12.
 
     Args:
         in_channels: channels of the features: embedding width x latent stack (+ hidden channels).
@@ -54,19 +94,15 @@ class LightTrunk(nn.Module):
 
     def __init__(self, in_channels: int, height: int = 6, width: int = 6, out_features: int = 256) -> None:
         """Build the layers."""
-        super().__init__()
-        self.out_features = out_features
-        self.body = nn.Sequential(
-            nn.Conv2d(in_channels, 32, kernel_size=1),
+        channels = max(4, min(32, 2304 // (height * width)))
+        super().__init__(
+            out_features,
+            nn.Conv2d(in_channels, channels, kernel_size=1),
             nn.LeakyReLU(),
             nn.Flatten(),
-            nn.Linear(32 * height * width, out_features),
+            nn.Linear(channels * height * width, out_features),
             nn.LeakyReLU(),
         )
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (batch, in_channels, height, width) float32 to (batch, out_features) float32."""
-        return self.body(features)
 
 
 TRUNKS: dict[str, Callable[..., PaperTrunk | LightTrunk]] = {"paper": PaperTrunk, "light": LightTrunk}
@@ -110,8 +146,12 @@ def embed_codes(codes: torch.Tensor, codebook: torch.Tensor, grid: tuple[int, in
     Returns:
         Features (batch, stack * channels, height, width) float32, the same as the ``"embedding"`` observation.
     """
-    batch, cells, stack = codes.shape
-    if cells != math.prod(grid):
-        raise ValueError(f"codes: expected (batch, {math.prod(grid)}, stack), got {tuple(codes.shape)}.")
+    batch, _, stack = _check_codes(codes, grid)
     embedded = codebook[codes.long()]
     return embedded.permute(0, 2, 3, 1).reshape(batch, stack * codebook.shape[1], *grid)
+
+
+def _check_codes(codes: torch.Tensor, grid: tuple[int, int]) -> tuple[int, ...]:
+    if codes.dim() != 3 or codes.shape[1] != math.prod(grid):
+        raise ValueError(f"codes: expected (batch, {math.prod(grid)}, stack), got {tuple(codes.shape)}.")
+    return tuple(codes.shape)
