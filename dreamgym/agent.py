@@ -25,6 +25,7 @@ from dreamgym.world_model import WorldModel
 
 POLICY_FILE = "policy.zip"
 _PARTS = ".pth"
+_CODEBOOK = ".codebook"
 
 
 def observation_kind(algo: str) -> Literal["embedding", "codes"]:
@@ -156,21 +157,27 @@ def load_parameters(path: Path, device: str = "cpu") -> dict[str, Any]:
 
 
 def set_parameters(agent: Any, parameters: dict[str, Any], world_model: WorldModel) -> None:
-    """Give an agent trained tensors; one that sees codes looks them up in this world model's codebook, not the old one.
+    """Give an agent trained tensors; it looks codes up in this world model's codebook, not the old one.
 
     Args:
         agent: of :func:`make_agent`.
         parameters: of its ``get_parameters`` or of :func:`load_parameters`.
         world_model: whose latents it will see.
     """
-    agent.set_parameters(parameters, device=agent.device)
+    # Agents of runs that showed embeddings have the same networks without a codebook.
+    books = {name: tensor for name, tensor in agent.policy.state_dict().items() if name.endswith(_CODEBOOK)}
+    agent.set_parameters({**parameters, "policy": {**books, **parameters["policy"]}}, device=agent.device)
     replace_codebook(agent, world_model)
 
 
 def policy_tensors(agent: Any) -> dict[str, Tensor]:
-    """An agent's policy as :attr:`dreamgym.checkpoint.Dream.policy` holds it: tensors that share memory only once."""
+    """An agent's policy as :attr:`dreamgym.checkpoint.Dream.policy` holds it.
+
+    Tensors that share memory are there once, codebooks not at all: they are the world model's.
+    """
     state: dict[str, Tensor] = agent.policy.state_dict()
-    return {name: state[name] for name, stored in _stored_names(state).items() if stored == name}
+    stored = {name for name, first in _stored_names(state).items() if first == name}
+    return {name: tensor for name, tensor in state.items() if name in stored and not name.endswith(_CODEBOOK)}
 
 
 def _stored_names(state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -188,11 +195,13 @@ def set_policy(agent: Any, policy: Mapping[str, Tensor], world_model: WorldModel
     Raises:
         RuntimeError, KeyError: the tensors are not those of this policy.
     """
-    stored = _stored_names(agent.policy.state_dict())
+    state = agent.policy.state_dict()
+    stored = _stored_names(state)
     unknown = sorted(set(policy) - set(stored.values()))
     if unknown:
         raise KeyError(f"expected no tensors {', '.join(unknown)}")
-    agent.policy.load_state_dict({name: policy[first] for name, first in stored.items()})
+    books = {name: tensor for name, tensor in state.items() if name.endswith(_CODEBOOK)}
+    agent.policy.load_state_dict({name: {**books, **policy}[first] for name, first in stored.items()})
     replace_codebook(agent, world_model)
 
 
@@ -201,8 +210,8 @@ def load_agent(
 ) -> Any:
     """The agent that was trained in a dream, an algorithm of Stable-Baselines3, ready to act.
 
-    It acts on the observations that :func:`observation_kind` names: those that ``make_sb3_env`` and ``make_real_env``
-    show by default, for algorithms with a replay buffer ``observation="codes"``.
+    It acts on the observations that :func:`observation_kind` names: those of environments that are made with
+    ``observation="codes"``.
 
     Args:
         id_or_run: a game or ``"Dream-Pong-v0"``, whose weights are looked up as :func:`resolve_checkpoint` does, a run

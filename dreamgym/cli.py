@@ -99,12 +99,16 @@ def _run_train(arguments: Sequence[str]) -> None:
     from dreamgym.loop import train as run
     from dreamgym.real import resolve_game
     from dreamgym.run_folder import RunFolder
+    from dreamgym.world_model import DYNAMICS
 
     default = _starting_config(arguments)
 
     def train(
         out: Path | None = None,
         config: Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands] = default,
+        dynamics_kind: Annotated[
+            str, tyro.conf.arg(name="dynamics.kind", metavar="|".join(kind.__name__ for kind in DYNAMICS))
+        ] = type(default.dynamics).__name__,
         resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
         device: str = "auto",
     ) -> None:
@@ -118,6 +122,7 @@ def _run_train(arguments: Sequence[str]) -> None:
             out: the run folder, by default the game's name below $DREAMGYM_HOME (./runs); it must not hold a run yet,
                 unless that is to be resumed.
             config: settings of the run.
+            dynamics_kind: which dynamics; where it is not the preset's, the settings below are that kind's defaults.
             resume: go on with the run in the folder after the last phase that it finished.
             device: auto, cpu, cuda or cuda:<index>.
         """
@@ -139,6 +144,7 @@ def _starting_config(arguments: Sequence[str]) -> "RunConfig":
 
     parser = argparse.ArgumentParser(prog="dreamgym train", add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
+    parser.add_argument("--dynamics.kind", dest="kind")
     parser.add_argument("--game", default="Pong")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", action="store_true")
@@ -151,8 +157,20 @@ def _starting_config(arguments: Sequence[str]) -> "RunConfig":
                 f"preset: the run in {folder.path} was begun with {config.preset!r}, which cannot be resumed as "
                 f"{known.preset!r}. Leave --preset out, or choose another folder."
             )
+        return _with_dynamics(config, known.kind)
+    return _with_dynamics(make_config(known.preset or "laptop"), known.kind)
+
+
+def _with_dynamics(config: "RunConfig", name: str | None) -> "RunConfig":
+    """The settings with dynamics of the named kind: as they are where they have that kind already."""
+    from dreamgym.world_model import DYNAMICS
+
+    kinds = {kind.__name__: kind for kind in DYNAMICS}
+    if name in (None, type(config.dynamics).__name__):
         return config
-    return make_config(known.preset or "laptop")
+    if name not in kinds:
+        raise ConfigError(f"dynamics.kind: expected {' or '.join(kinds)}, got {name!r}.")
+    return replace(config, dynamics=kinds[name]())
 
 
 def _default_folder(game: str) -> Path:

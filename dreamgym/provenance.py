@@ -53,6 +53,10 @@ def train_command(config: RunConfig, device: str = "auto") -> str:
     preset = config.preset if config.preset in PRESETS else "laptop"
     default = replace(make_config(preset), game=config.game, seed=config.seed, preset=config.preset)
     words = ["dreamgym", "train", "--game", config.game, "--preset", preset, "--seed", str(config.seed)]
+    kind = type(config.dynamics)
+    if kind is not type(default.dynamics):
+        default = replace(default, dynamics=kind())
+        words += ["--dynamics.kind", kind.__name__]
     words += _options(default.to_json(), config.to_json())
     words += [] if device == "auto" else ["--device", device]
     return shlex.join([*words, "--out", run_name(config.game)])

@@ -48,9 +48,9 @@ def observe(agent, count=64):
     return np.repeat(agent.env.reset()[:1], count, axis=0)
 
 
-@pytest.mark.parametrize(("algo", "kind"), [("PPO", "embedding"), ("dqn", "codes"), ("QRDQN", "codes")])
-def test_algorithms_that_keep_a_buffer_see_codes(algo, kind):
-    assert observation_kind(algo) == kind
+@pytest.mark.parametrize("algo", ["PPO", "dqn", "QRDQN"])
+def test_every_algorithm_sees_codes(algo):
+    assert observation_kind(algo) == "codes"
 
 
 def test_an_unknown_algorithm_is_refused():
@@ -138,6 +138,30 @@ def test_an_agent_comes_back_from_its_run_or_file_without_a_pickle_being_opened(
     assert torch.equal(before[0], after[0]) and np.array_equal(before[1], after[1]) and before[2] == after[2]
     for name, value in agent.policy.state_dict().items():
         assert torch.equal(value, loaded.policy.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("kind", ["run", "file"])
+def test_an_agent_that_was_trained_on_embeddings_acts_on_codes(tmp_path, kind):
+    dream = make_tiny_dream()
+    env = make_sb3_env(dream, 64, observation="embedding", device="cpu")
+    trained = make_agent(PPO, env, 7)
+    run = make_run(tmp_path / "run", PPO, dream, trained)
+    single = Dream(dream.world_model, dream.starts, 4, {"config": PPO.to_json()}, policy_tensors(trained))
+    source = run if kind == "run" else save_dream(tmp_path / "Pong.safetensors", single)
+    agent = load_agent(source, device="cpu")
+    codes = make_sb3_env(dream, 64, observation="codes", device="cpu")
+    for same in (env, codes):
+        same.seed(0)
+    expected, _ = trained.predict(env.reset(), deterministic=True)
+    assert np.array_equal(agent.predict(codes.reset(), deterministic=True)[0], expected)
+
+
+def test_a_file_that_holds_a_codebook_beside_its_policy_is_read_too(tmp_path):
+    agent, dream = agent_of(PPO, seed=7), make_tiny_dream()
+    outdated = {"features_extractor.codebook": torch.zeros_like(codebook_of(dream.world_model))}
+    loaded = load_agent(file_with(tmp_path, policy_tensors(agent) | outdated, {"config": PPO.to_json()}), device="cpu")
+    assert torch.equal(loaded.policy.features_extractor.codebook, codebook_of(dream.world_model))
+    assert torch.equal(loaded.policy.action_net.weight, agent.policy.action_net.weight)
 
 
 def test_an_agent_that_sees_codes_looks_them_up_in_the_refitted_codebook():

@@ -20,7 +20,9 @@ import dreamgym.loop
 from dreamgym import commands
 from dreamgym.checkpoint import save_dream
 from dreamgym.cli import COMMANDS, main
-from dreamgym.config import RunConfig
+from dreamgym.config import RunConfig, make_config
+from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.models.residual import ResidualConfig
 from dreamgym.run_folder import RunFolder
 
 FIGURES = {"encoder": 2_012_160, "decoder": 2_076_132, "codebook": 4_096, "dynamics": 6_552_547, "policy": 1_303_571}
@@ -49,7 +51,20 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("train", ("--game", "--preset", "--seed", "--out", "--resume", "--algo", "--device", "--dream.horizon")),
+        (
+            "train",
+            (
+                "--game",
+                "--preset",
+                "--seed",
+                "--out",
+                "--resume",
+                "--algo",
+                "--device",
+                "--dream.horizon",
+                "--dynamics.kind",
+            ),
+        ),
         ("evaluate", ("RUN_OR_ID", "--episodes", "--seed", "--json")),
         ("compare", ("RUN_OR_ID", "--out")),
         ("export", ("RUN_OR_ID", "--out", "--starts", "--megabytes", "--device")),
@@ -95,6 +110,7 @@ def test_the_module_is_the_same_program() -> None:
         (("trian",), "did you mean train?"),
         (("nonsense",), "usage: dreamgym"),
         (("train", "--preset", "huge", "--out", "run"), "expected one of smoke, quick, laptop, gpu, paper"),
+        (("train", "--dynamics.kind", "LSTM", "--out", "run"), "expected ConvLSTMConfig or ResidualConfig, got 'LSTM'"),
         (("train", "--preset", "smoke", "--rounds", "0", "--out", "run"), "rounds: expected at least 1, got 0"),
         (("train", "--preset", "smoke", "--game", "Pnog", "--out", "run"), "did you mean Pong"),
         (("train", "--preset", "smoke", "--device", "tpu", "--out", "run"), "device: expected 'auto'"),
@@ -169,6 +185,48 @@ def test_train_passes_on_what_was_asked_and_resumes_with_the_runs_own_settings(
     assert (config.dream.horizon, config.codec_updates) == (12, (5, 3))
     assert (folder, resume, device) == (Path(out), False, "cpu")
     assert again == (config, Path(out), True, "auto")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The settings of every run that was asked for; none is run, but its folder is begun."""
+    configs: list[RunConfig] = []
+
+    def record(config: RunConfig, out: Path, *, resume: bool = False, device: str = "auto") -> None:
+        RunFolder(out).begin(config, resume)
+        configs.append(config)
+
+    monkeypatch.setattr(dreamgym.loop, "train", record)
+    return configs
+
+
+def test_settings_of_the_dynamics_are_options_of_the_presets_kind(asked: list[RunConfig], tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    assert (
+        main(["train", "--preset", "laptop", "--dynamics.channels", "32", "--dynamics.no-end-head", "--out", out]) == 0
+    )
+    assert main(["train", "--resume", "--out", out]) == 0
+    assert main(["train", "--preset", "smoke", "--dynamics.hidden", "4", "--out", f"{out}2"]) == 0
+    expected = dataclasses.replace(make_config("laptop").dynamics, channels=32, end_head=False)
+    assert isinstance(expected, ResidualConfig)
+    assert [config.dynamics for config in asked[:2]] == [expected, expected]
+    assert asked[2].dynamics == dataclasses.replace(make_config("smoke").dynamics, hidden=4)
+    assert isinstance(asked[2].dynamics, ConvLSTMConfig)
+
+
+def test_the_kind_of_the_dynamics_is_an_option_of_its_own(
+    asked: list[RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    command = ["train", "--preset", "laptop", "--dynamics.kind", "ConvLSTMConfig", "--dynamics.hidden", "16"]
+    assert main([*command, "--out", out]) == 0
+    assert main(["train", "--resume", "--out", out]) == 0
+    assert asked == [dataclasses.replace(make_config("laptop"), dynamics=ConvLSTMConfig(hidden=16))] * 2
+    assert main(["train", "--resume", "--dynamics.kind", "ResidualConfig", "--out", out]) == 2
+    assert "dynamics.kind: 'ConvLSTMConfig' / 'ResidualConfig'" in capsys.readouterr().err
+    same = ["train", "--preset", "laptop", "--dynamics.kind", "ResidualConfig", "--out", f"{out}2"]
+    assert main(same) == 0
+    assert asked[-1] == make_config("laptop")
 
 
 def test_train_without_a_folder_goes_where_ids_are_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

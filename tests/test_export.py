@@ -62,7 +62,7 @@ def test_the_file_is_a_dream_in_half_precision_of_which_little_is_lost(exported:
         half = types[f"world_model.{name}"] == torch.float16
         assert half == (tensor.ndim >= 2 and name not in exported.precision.float32), name
         assert torch.equal(after[name], tensor.half().float() if half else tensor), name
-    held_out = RunFolder(smoke_run).load_held_out(1_000)
+    held_out = RunFolder(smoke_run).load_held_out(10_000)
     frames = held_out.frames_at(np.arange(len(held_out)))
     codes, stored = run.world_model.encode(frames), dream.world_model.encode(frames)
     assert float((codes == stored).float().mean()) == pytest.approx(exported.precision.same_codes, abs=1e-6)
@@ -88,11 +88,11 @@ def test_its_size_is_what_is_said_and_below_the_limit(exported: Export) -> None:
 
 def test_its_policy_acts_as_the_runs_does(exported: Export, smoke_run: Path) -> None:
     run, dream = load_dream(smoke_run), load_dream(exported.file)
-    env = make_sb3_env(run, 64, device="cpu", seed=0)
+    env = make_sb3_env(run, 64, device="cpu", observation="codes", seed=0)
     seen = env.reset()
     trained, shipped = read_agent(smoke_run / "dream.safetensors", run)[1], load_agent(exported.file, device="cpu")
     assert (trained.predict(seen, deterministic=True)[0] == shipped.predict(seen, deterministic=True)[0]).mean() > 0.95
-    games = make_real_env(dream, 1, device="cpu")
+    games = make_real_env(dream, 1, device="cpu", observation="codes")
     score = evaluate_real(shipped, games, 1, 0)
     games.close()
     assert -21 <= score.mean <= 21
@@ -269,7 +269,7 @@ def test_what_is_shipped_is_found_by_id_by_everything(
 ) -> None:
     shipped = Path(shutil.copy(exported.file, weights))
     assert gym.make("Dream-Pong-v0", device="cpu").reset(seed=0)[0].shape == (128, 6, 6)
-    assert dreamgym.load_agent("Dream-Pong-v0", device="cpu").observation_space.shape == (128, 6, 6)
+    assert dreamgym.load_agent("Dream-Pong-v0", device="cpu").observation_space.shape == (36, 4)
     assert main(["info", "Dream-Pong-v0", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["file"], facts["start_states"]) == (str(shipped), 50)

@@ -13,6 +13,8 @@ import dreamgym.loop
 import dreamgym.provenance
 from dreamgym.cli import main
 from dreamgym.config import PRESETS, RunConfig, make_config
+from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.models.residual import ResidualConfig
 from dreamgym.provenance import code_version, provenance, train_command
 from dreamgym.run_folder import RunFolder
 
@@ -73,8 +75,17 @@ def changed(config: RunConfig) -> RunConfig:
     )
 
 
+def with_other_dynamics(config: RunConfig) -> RunConfig:
+    """Dynamics of a kind that is not the preset's, with settings of their own."""
+    if isinstance(config.dynamics, ResidualConfig):
+        return replace(config, dynamics=ConvLSTMConfig(hidden=16, latent_skip=True))
+    return replace(config, dynamics=ResidualConfig(channels=16, end_head=False))
+
+
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("change", [lambda config: config, changed], ids=["as it is", "changed"])
+@pytest.mark.parametrize(
+    "change", [lambda config: config, changed, with_other_dynamics], ids=["as it is", "changed", "other dynamics"]
+)
 def test_the_command_makes_the_same_run_again(preset: str, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[RunConfig, Path, str]] = []
 

@@ -31,7 +31,7 @@ socket.socket.connect = socket.getaddrinfo = refuse
 import gymnasium as gym
 import dreamgym
 
-env = gym.make("Dream-Pong-v0", render_mode="rgb_array")
+env = gym.make("Dream-Pong-v0", observation="codes", render_mode="rgb_array")
 observation, _ = env.reset(seed=0)
 observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
 picture = env.render()
