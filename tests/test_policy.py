@@ -56,3 +56,21 @@ def test_embedded_codes_are_stacked_along_the_channels_oldest_first() -> None:
 def test_codes_of_another_grid_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected \(batch, 36, stack\)"):
         embed_codes(torch.zeros(1, 4, 2), torch.zeros(5, 2), (6, 6))
+
+
+@pytest.mark.parametrize("trunk", [PaperTrunk, LightTrunk])
+def test_looking_codes_up_in_tables_is_the_same_as_convolving_their_embeddings(
+    trunk: type[PaperTrunk | LightTrunk],
+) -> None:
+    torch.manual_seed(0)
+    network, codebook = trunk(3 * 5, 4, 6), torch.randn(7, 5)
+    codes = torch.randint(0, 7, (2, 24, 3), dtype=torch.uint8)
+    looked_up = network.from_codes(codes, codebook, (4, 6))
+    convolved = network(embed_codes(codes, codebook, (4, 6)))
+    torch.testing.assert_close(looked_up, convolved)
+    gradients = [torch.autograd.grad(out.square().sum(), network.body[0].weight)[0] for out in (looked_up, convolved)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_light_trunk_stays_small_on_a_larger_grid() -> None:
+    assert count(LightTrunk(128, 12, 12)) < 2.5 * count(LightTrunk(128, 6, 6))
