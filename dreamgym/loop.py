@@ -37,7 +37,7 @@ from dreamgym.hardware import describe_machine, matmul_rates
 from dreamgym.held_out import MOST_HELD_OUT, longest_episode, missing_episodes
 from dreamgym.observations import ObservationBuilder
 from dreamgym.plots import plot_fidelity, plot_scores
-from dreamgym.pong import FRAME_SHAPE, ball_located, shows_ball
+from dreamgym.pong import ball_survival
 from dreamgym.provenance import machine_record
 from dreamgym.real import make_game_env
 from dreamgym.real_env import GameOptions, make_real_env
@@ -272,11 +272,9 @@ class _Run:
                 seed=seed,
             )
         )
-        if config.game == "Pong" and dream.world_model.codec.frame_shape == (1, *FRAME_SHAPE):
-            frames = held_out.frames_at(np.arange(0, len(held_out), max(1, len(held_out) // 1000)))
-            field = held_out.background()
-            if shows_ball(frames[:, -1], field).any():
-                measured["ball_located"] = ball_located(dream.world_model, frames, field)
+        located = ball_survival(dream.world_model, held_out)
+        if located is not None:
+            measured["ball_located"] = located
         return measured
 
     # What the phases are made of.

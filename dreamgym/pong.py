@@ -14,6 +14,7 @@ import numpy.typing as npt
 from dreamgym.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from dreamgym.replay import Replay
     from dreamgym.world_model import WorldModel
 
 FRAME_SHAPE = (96, 96)
@@ -129,3 +130,23 @@ def ball_located(
         near = np.linalg.norm(found - real, axis=1) <= TOLERANCE
         located += int((near & (brightness > 0)).sum())
     return located / len(shown)
+
+
+def ball_survival(world_model: WorldModel, experience: Replay, frames: int = 1000) -> float | None:
+    """:func:`ball_located` on held-out real experience.
+
+    Args:
+        world_model: any codec of any game.
+        experience: real frames that it was not fitted to.
+        frames: about so many of them are looked at, evenly spaced.
+
+    Returns:
+        The fraction, in [0, 1]; None where there is no ball to look for: in another game, at another size, or where
+        none of the frames shows one.
+    """
+    if world_model.config.game != "Pong" or world_model.codec.frame_shape[1:] != FRAME_SHAPE:
+        return None
+    every = np.arange(0, len(experience), max(1, len(experience) // frames))
+    shown = experience.frames_at(every, stack=world_model.frame_stack)
+    field = experience.background()
+    return ball_located(world_model, shown, field) if shows_ball(shown[:, -1], field).any() else None

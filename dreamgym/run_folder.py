@@ -13,6 +13,7 @@ import torch
 
 from dreamgym.checkpoint import DREAM_FILE, write_atomic
 from dreamgym.config import RunConfig
+from dreamgym.episodes import Span, join_episodes
 from dreamgym.errors import CheckpointError, ConfigError, ReplayError
 from dreamgym.replay import Replay
 from dreamgym.shards import INDEX_NAME
@@ -204,7 +205,7 @@ class RunFolder:
         Raises:
             ReplayError: a file is missing or damaged.
         """
-        chosen: list[tuple[Replay, int, int]] = []
+        chosen: list[Span] = []
         # The folder itself holds the episodes of runs that kept those of one round only.
         for folder in [*sorted(self.held_out.glob("round-*"), reverse=True), self.held_out]:
             if sum(stop - start for _, start, stop in chosen) >= capacity:
@@ -213,7 +214,7 @@ class RunFolder:
                 break
             part = _replay(folder, Replay(capacity))
             chosen += [(part, *span) for span in reversed(part.iter_episodes())]
-        return _joined(chosen[:episodes][::-1], capacity)
+        return join_episodes(chosen[:episodes][::-1], capacity)
 
     def save_model(self, round_index: int, state: dict[str, Any]) -> None:
         """Write the world model, its optimisers and the replay's visits after the fit of a round."""
@@ -277,28 +278,6 @@ def _replay(folder: Path, empty: Replay) -> Replay:
         return Replay.load(folder, empty.capacity)
     except ReplayError as error:
         raise ReplayError(f"{error} The run cannot go on without its experience: restore the folder.") from error
-
-
-def _joined(spans: list[tuple[Replay, int, int]], capacity: int) -> Replay:
-    """Episodes of several buffers in one, each given as its buffer and the indices of its first and after its last."""
-    if not spans:
-        return Replay(capacity)
-    like = spans[0][0]
-    joined = Replay(capacity, like.frame_shape, like.action_shape, like.action_dtype)
-    for part, start, stop in spans:
-        records = np.arange(start, stop)
-        columns = (
-            part.frames_at(records)[:, 0],
-            part.actions_at(records),
-            part.rewards_at(records).tolist(),
-            part.terminated_at(records).tolist(),
-            part.truncated_at(records).tolist(),
-            part.life_lost_at(records).tolist(),
-            (records == start).tolist(),
-        )
-        for record in zip(*columns, strict=True):
-            joined.append(*record)
-    return joined
 
 
 def _write_json(path: Path, values: Any) -> None:

@@ -1,23 +1,37 @@
-"""The benchmark: it measures what it says and leaves numbers that later runs can be compared with."""
+"""The benchmarks: they measure what they say and leave numbers that later runs can be compared with."""
 
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
+import gymnasium as gym
+import numpy as np
 import pytest
 
-BENCH = Path(__file__).parent / "benchmarks" / "bench.py"
+from dreamgym.config import make_config
+from dreamgym.errors import ConfigError
+from dreamgym.replay import Replay
+from dreamgym.run_folder import RunFolder
+from dreamgym.world_model import WorldModel, WorldModelConfig
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script of the benchmarks' folder as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_benchmark_prints_and_writes_a_rate_for_every_part(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = importlib.util.spec_from_file_location("bench", BENCH)
-    assert spec is not None and spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "bench", bench)
-    spec.loader.exec_module(bench)
+    bench = load("bench", monkeypatch)
     out = tmp_path / "bench.json"
     bench.main(bench.Args(preset="smoke", device="cpu", envs=(1, 4), seconds=0.01, steps=300, out=out))
     measured = json.loads(out.read_text())
@@ -28,3 +42,176 @@ def test_the_benchmark_prints_and_writes_a_rate_for_every_part(
     printed = capsys.readouterr().out
     assert "device cpu" in printed
     assert all(name in printed for name in measured["rates"])
+
+
+class Drift(gym.Env[np.ndarray, int]):
+    """A dot that is pushed left or right until it leaves: a point is won on one side and lost on the other."""
+
+    observation_space = gym.spaces.Box(0, 255, (96, 96, 3), np.uint8)
+    action_space = gym.spaces.Discrete(3)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def show(self) -> np.ndarray:
+        image = np.full((96, 96, 3), 80, np.uint8)
+        image[44:48, self.place : self.place + 4] = 200
+        return image
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.steps = int(self.np_random.integers(40, 52)), 0
+        return self.show(), {}
+
+    def step(self, action):
+        self.place += 4 * (int(action) - 1) + int(self.np_random.integers(-4, 5))
+        self.steps += 1
+        reward = float(self.place > 70) - float(self.place < 20)
+        self.place = int(np.clip(self.place, 0, 92))
+        return self.show(), reward, reward != 0, self.steps >= 100, {}
+
+
+gym.register("DriftToy-v0", entry_point=Drift)
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> Path:
+    """A run folder with a dozen short games."""
+    run, env, replay = RunFolder(tmp_path / "run"), Drift(), Replay(10_000)
+    rng = np.random.default_rng(0)
+    for episode in range(12):
+        (image, _), over, first = env.reset(seed=episode), False, True
+        while not over:
+            action = int(rng.integers(3))
+            seen = image[..., 0]
+            image, reward, ended, cut, _ = env.step(action)
+            replay.append(seen, action, reward, ended, cut, False, first)
+            over, first = ended or cut, False
+    run.begin(replace(make_config("smoke"), game="DriftToy-v0"), resume=False)
+    replay.save(run.replay)
+    return run.path
+
+
+def test_ablations_are_measured_once_at_the_same_wall_time_and_tabled(
+    played: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ablate = load("ablate", monkeypatch)
+    monkeypatch.setattr(ablate, "matmul_rates", lambda device: {"float32": 1.0, "bfloat16": 2.0})
+    args = ablate.Args(
+        replay=played,
+        rows="laptop,no-events",
+        seeds="0",
+        preset="smoke",
+        codec_seconds=0.5,
+        dynamics_seconds=0.5,
+        policy_seconds=0.5,
+        episodes=2,
+        starts=16,
+        device="cpu",
+        out=tmp_path / "found.jsonl",
+        cache=tmp_path / "cache",
+    )
+    ablate.main(args)
+    records = ablate.read_records(args.out)
+    plain, uniform = records
+    assert [(record["row"], record["seed"]) for record in records] == [("laptop", 0), ("no-events", 0)]
+    for record in records:
+        assert record["updates"]["codec"] > 1 and record["updates"]["dynamics"] > 1 and record["imagined_steps"] > 1
+        assert all(seconds > 0 for seconds in record["seconds"].values())
+        assert 0 <= record["fidelity"]["code_accuracy_1"] <= 1
+        assert len(record["real"]["episodes"]) == 2
+        assert record["machine"].startswith("cpu: ") and record["matmul_gflops"]["bfloat16"] == 2.0
+    assert plain["settings"] == uniform["settings"] and plain["settings"]["held_out_episodes"] == 8
+    assert plain["recipe"]["fit"].pop("event_priority") != uniform["recipe"]["fit"].pop("event_priority") == 1.0
+    assert plain["recipe"] == uniform["recipe"]
+    # One codec for both, with its time in both.
+    for name in ("codec", "encoding"):
+        assert plain["seconds"][name] == uniform["seconds"][name]
+    assert plain["seconds"]["dynamics"] != uniform["seconds"]["dynamics"]
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in shown if line.startswith(("| laptop | 0 |", "| no-events | 0 |"))] == shown[4:6]
+
+    written = args.out.read_bytes()
+    monkeypatch.setattr(ablate.Ablation, "measure", lambda *_: pytest.fail("measured again"))
+    ablate.main(args)
+    ablate.main(replace(args, replay=None, table=True))
+    assert args.out.read_bytes() == written
+    assert capsys.readouterr().out.splitlines() == 2 * shown[2:]
+    with pytest.raises(ConfigError, match="other settings"):
+        ablate.main(replace(args, policy_seconds=1.0))
+    with pytest.raises(ConfigError, match="expected some of laptop, "):
+        ablate.main(replace(args, rows="laptop,nothing"))
+
+
+def test_every_row_of_the_ablation_changes_the_recipe_into_one_that_can_be_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ablate, laptop = load("ablate", monkeypatch), make_config("laptop")
+    recipes = {name: row.change(laptop) for name, row in ablate.ROWS.items()}
+    for recipe in recipes.values():
+        WorldModel(WorldModelConfig("Pong", 6, codec=recipe.codec, dynamics=recipe.dynamics), seed=0)
+    different = list({json.dumps(recipe.to_json()): name for name, recipe in recipes.items()}.values())
+    assert recipes["laptop"] == laptop
+    assert different == list(recipes)
+
+
+def test_updates_are_counted_into_a_time_by_what_they_cost_after_the_first_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ablate = load("ablate", monkeypatch)
+    clock, cost = 0.0, 1.0
+
+    def update(count: int) -> None:
+        nonlocal clock, cost
+        clock += cost * count
+        cost = 0.25
+
+    monkeypatch.setattr(ablate.time, "perf_counter", lambda: clock)
+    assert ablate.updates_within(60.0, update) == 240
+    assert ablate.updates_within(0.01, update) == 1
+
+
+def test_the_ablation_table_gives_means_and_standard_errors_over_seeds_and_episodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ablate = load("ablate", monkeypatch)
+
+    def record(row: str, seed: int, episodes: list[float], recall: float | None) -> dict[str, object]:
+        return {
+            "row": row,
+            "why": "because",
+            "seed": seed,
+            "settings": {
+                "preset": "laptop",
+                "fitted_steps": 9000,
+                "held_out_steps": 1000,
+                "held_out_episodes": 8,
+                "episodes": 4,
+            },
+            "machine": "a computer",
+            "matmul_gflops": {"bfloat16": 1000.0},
+            "updates": {"codec": 700, "dynamics": 1200},
+            "imagined_steps": 300_000,
+            "seconds": {"codec": 60.2, "encoding": 20.0, "dynamics": 239.0, "policy": 120.4},
+            "fidelity": {"recall_0_10": recall},
+            "real": {"mean": float(np.mean(episodes)), "episodes": episodes},
+        }
+
+    lines = ablate.table(
+        [
+            record("warm", 0, [-21.0, -19.0], 0.5),
+            record("laptop", 0, [-12.0, -8.0], 0.9),
+            record("laptop", 1, [-15.0, -13.0], 0.8),
+        ]
+    ).splitlines()
+    head, laptop, warm = ([cell.strip() for cell in lines[at].strip("|").split("|")] for at in (0, 2, 3))
+    cells = dict(zip(head, laptop, strict=True))
+    assert cells["recipe"] == "laptop" and cells["seeds"] == "0, 1"
+    assert cells["seconds: codec + encoding + dynamics + policy"] == "60 + 20 + 239 + 120"
+    assert cells["updates: codec + dynamics"] == "700 + 1,200"
+    assert cells["recall 0-10"] == "0.85" and cells["precision"] == "-"
+    # Means -10 and -14; the four episodes have a standard deviation of 2.94.
+    assert cells["real score"] == "-12.0 ± 2.0 (1.5)"
+    assert warm[0] == "warm" and warm[-1] == "-20.0 ± - (1.0)"
+    assert "9,000 real steps" in lines[5] and "a computer" in lines[5]
+    assert lines[-2:] == ["- `laptop`: because", "- `warm`: because"]

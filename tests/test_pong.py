@@ -1,10 +1,13 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from dreamgym.errors import InvalidInputError
-from dreamgym.pong import ball_located, find_spots, shows_ball
+from dreamgym.pong import ball_located, ball_survival, find_spots, shows_ball
 from dreamgym.real import make_game_env
+from dreamgym.replay import Replay
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +123,34 @@ def test_frames_of_another_size_are_refused():
         ball_located(Painter(lambda frames: frames), np.zeros((2, 1, 64, 64), np.uint8))
     with pytest.raises(InvalidInputError, match="96"):
         find_spots(np.zeros((2, 64, 64), np.uint8), np.zeros((64, 64), np.uint8))
+
+
+class Model(Painter):
+    """The same with what a world model says of itself; decoding a stack gives its newest frame's ball back."""
+
+    def __init__(self, game="Pong", stack=1, size=96):
+        super().__init__(lambda frames: frames)
+        self.config, self.frame_stack = SimpleNamespace(game=game), stack
+        self.codec = SimpleNamespace(frame_shape=(stack, size, size))
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+def test_a_balls_survival_is_measured_on_experience_in_the_codecs_own_stacks(played, stack):
+    replay = Replay(700)
+    for step, frame in enumerate(played[0]):
+        replay.append(frame, 0, 0.0, False, False, False, step == 0)
+
+    assert ball_survival(Model(stack=stack), replay, frames=100) == 1.0
+
+
+@pytest.mark.parametrize("model", [Model(game="Breakout"), Model(size=64)])
+def test_where_there_is_no_ball_to_look_for_its_survival_is_not_measured(model):
+    assert ball_survival(model, Replay(1)) is None
+
+
+def test_experience_without_a_ball_tells_nothing_of_its_survival():
+    replay = Replay(3)
+    for step in range(3):
+        replay.append(np.full((96, 96), 80, np.uint8), 0, 0.0, False, False, False, step == 0)
+
+    assert ball_survival(Model(), replay) is None

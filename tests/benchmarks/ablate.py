@@ -1,0 +1,445 @@
+"""Which parts of the recipe earn their place: each row changes one thing about a preset, all at equal wall time.
+
+Every row is fitted to the same real experience of a finished run, measured on the same held-out episodes, and judged by
+what a fresh policy, trained in its dream, scores in the real game:
+
+    python tests/benchmarks/ablate.py --replay runs/pong --rows laptop,lstm,warm --seeds 0,1
+    python tests/benchmarks/ablate.py --table
+
+A row and seed that is measured is a line of ``--out``; run again, the command goes on with what is missing.
+"""
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import tyro
+
+from dreamgym.agent import make_agent, observation_kind
+from dreamgym.checkpoint import Dream, StartStates, write_atomic
+from dreamgym.config import RunConfig, make_config
+from dreamgym.device import resolve_device
+from dreamgym.episodes import split_episodes
+from dreamgym.errors import ConfigError
+from dreamgym.evaluate import evaluate_real
+from dreamgym.fidelity import fidelity
+from dreamgym.fit import Fitter, encode_replay
+from dreamgym.hardware import describe_machine, matmul_rates
+from dreamgym.models.codecs import VQVAEConfig
+from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.models.quantizer import QuantizerConfig
+from dreamgym.pong import ball_survival
+from dreamgym.provenance import code_version
+from dreamgym.real import make_game_env
+from dreamgym.real_env import make_real_env
+from dreamgym.replay import Replay
+from dreamgym.run_folder import RunFolder, derive_seed
+from dreamgym.sb3 import make_sb3_env
+from dreamgym.world_model import WorldModel, WorldModelConfig
+
+Record = dict[str, Any]
+Change = Callable[[RunConfig], RunConfig]
+_WORLD_MODEL = ("seed", "codec", "dynamics", "fit", "bf16")
+
+
+@dataclass(frozen=True)
+class Args:
+    """Measure rows of the ablation table, and print it."""
+
+    replay: Path | None = None
+    """run folder whose real experience every row is fitted to and measured on"""
+    rows: str = "all"
+    """names of rows, separated by commas"""
+    seeds: str = "0,1"
+    """likewise: of networks, draws, policy and real games; the experience is split once for all"""
+    table: bool = False
+    """only print the table of what is measured already"""
+    preset: str = "laptop"
+    """the recipe that the rows change"""
+    codec_seconds: float = 60.0
+    """wall time of the codec's updates"""
+    dynamics_seconds: float = 240.0
+    """wall time of the dynamics' updates"""
+    policy_seconds: float = 120.0
+    """wall time of the policy's training in the dream"""
+    episodes: int = 8
+    """real episodes that the policy is scored on"""
+    starts: int = 256
+    """uniform windows that fidelity is measured on"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<index>"""
+    out: Path = Path("build/ablations.jsonl")
+    """where every row and seed is written as soon as it is measured"""
+    cache: Path = Path("build/ablations")
+    """where fitted parts are kept for rows that share them; remove it when the code that fits has changed"""
+
+
+class Row(NamedTuple):
+    """One line of the table: why it is there, and what it changes."""
+
+    why: str
+    change: Change
+
+
+def but(**changes: Any) -> Change:
+    """The recipe but for some settings: a dict replaces fields of a part, anything else a whole setting."""
+
+    def new(old: Any, value: Any) -> Any:
+        return replace(old, **value) if isinstance(value, dict) else value
+
+    return lambda config: replace(config, **{name: new(getattr(config, name), changes[name]) for name in changes})
+
+
+_CODES_128, _PATCH_CODES = QuantizerConfig(num_codes=128), QuantizerConfig(num_codes=256, dead_below=0.002)
+_PUBLISHED = replace(VQVAEConfig.published(), width=16)
+_LSTM = ConvLSTMConfig(hidden=64, kernel=3, reward_hidden=128, latent_skip=True, patch=2)
+_LSTM_RATES = {"dynamics_learning_rate": 3e-3, "reward_learning_rate": 3e-3}
+
+ROWS = {
+    "laptop": Row("the recipe itself", but()),
+    # The codec.
+    "6x6": Row(
+        "36 cells of 16 px and 128 codes: less to predict, more for a code to tell",
+        but(codec={"stages": 4, "quantizer": _CODES_128}, dynamics={"patch": 1}),
+    ),
+    "patches": Row(
+        "codes that see their own 8 px and nothing beside them, 256 of them, fewer of them re-seeded",
+        but(codec={"stage_kernel": 2, "quantizer": _PATCH_CODES}),
+    ),
+    "codes128": Row("twice as many codes", but(codec={"quantizer": _CODES_128})),
+    "no-foreground": Row(
+        "all pixels weigh alike and the decoder knows no background: the paper's loss",
+        but(codec={"foreground_weight": 0.0, "pixel_bias": False}),
+    ),
+    "published-codec": Row(
+        "the paper's codec and codebook at this width: four stacked frames, 6x6 codes that see the whole screen",
+        but(codec=_PUBLISHED, fit={"unquantized_updates": 0}, dynamics={"patch": 1}, dream={"latent_stack": 1}),
+    ),
+    # The dynamics.
+    "lstm": Row(
+        "a convolutional LSTM, as in the paper, at the rate that suits it", but(dynamics=_LSTM, fit=_LSTM_RATES)
+    ),
+    "memory2": Row("two latents seen instead of four", but(dynamics={"memory": 2})),
+    "memory8": Row("eight latents seen instead of four", but(dynamics={"memory": 8})),
+    "narrow": Row("half the channels: more updates, cheaper ones", but(dynamics={"channels": 64})),
+    "blocks6": Row("twice as many blocks: fewer updates, dearer ones", but(dynamics={"blocks": 6})),
+    # Fitting the dynamics.
+    "no-events": Row("windows with a reward drawn no more often than others", but(fit={"event_priority": 1.0})),
+    "balanced": Row("windows drawn so that all records are seen equally often", but(fit={"windows": "balanced"})),
+    "short-windows": Row(
+        "twice as many windows, half as long", but(fit={"sequence_length": 8, "dynamics_batch_size": 64})
+    ),
+    "self-fed": Row("the model's own draws as inputs after four true ones: the paper's", but(fit={"context_steps": 4})),
+    "decay0": Row("no weight decay", but(fit={"weight_decay": 0.0})),
+    "constant-rate": Row("learning rates that do not fall: the paper's", but(fit={"final_rate": 1.0})),
+    # The dream.
+    "warm": Row("codes drawn at temperature 1, as the model believes", but(dream={"temperature": 1.0})),
+    "argmax": Row("always the most likely codes: no chance in the dream", but(dream={"temperature": 0.0})),
+    "stack1": Row("the policy sees the newest latent alone: no motion", but(dream={"latent_stack": 1})),
+    "sampled-reward": Row("rewards drawn, not expected: the paper's", but(dream={"reward": "sampled"})),
+    "horizon50": Row("dreams twice as long: the paper's", but(dream={"horizon": 50})),
+    # The policy.
+    "paper-policy": Row("the paper's policy network, about four times as large", but(network="paper")),
+}
+
+
+class Ablation:
+    """What all rows share: the experience and its split, the preset, the machine."""
+
+    def __init__(self, args: Args, run: RunFolder) -> None:
+        self.args = args
+        self.device = resolve_device(args.device)
+        self.base = make_config(args.preset, run.config().game)
+        self.replay, self.held_out = split_episodes(Replay.load(run.replay), np.random.default_rng(0))
+        env = make_game_env(self.base.game, size=self.base.codec.frame_size)
+        self.num_actions = int(getattr(env.action_space, "n", 0))
+        env.close()
+        budgets = ("preset", "codec_seconds", "dynamics_seconds", "policy_seconds", "episodes", "starts")
+        self.settings: Record = {
+            **{name: getattr(args, name) for name in budgets},
+            "replay": str(run.path.resolve()),
+            "fitted_steps": len(self.replay),
+            "held_out_steps": len(self.held_out),
+            "held_out_episodes": len(self.held_out.iter_episodes()),
+        }
+
+    def recipe(self, name: str, seed: int) -> RunConfig:
+        """All settings of a row."""
+        return ROWS[name].change(replace(self.base, seed=seed))
+
+    def measure(self, name: str, seed: int) -> Record:
+        """One row with one seed: fit, compare the dream with the game, train a policy in it, play."""
+        config, rates = self.recipe(name, seed), matmul_rates(self.device)
+        model = self._new_model(config)
+        codec = self._fit_codec(config)
+        model.codec.load_state_dict(codec.pop("weights"))
+        latents = codec.pop("latents")
+        dynamics = self._fit_dynamics(config, model, latents)
+        model.dynamics.load_state_dict(dynamics.pop("weights"))
+        measured = self._fidelity(config, model)
+        dream = self._dream(config, model, latents)
+        agent, training = timed(lambda: self._train(config, dream))
+        score, playing = timed(lambda: self._play(config, dream, agent))
+        seconds = {"codec": codec["seconds"], "encoding": codec["encoding"], "dynamics": dynamics["seconds"]}
+        return {
+            "row": name,
+            "why": ROWS[name].why,
+            "seed": seed,
+            "settings": self.settings,
+            "recipe": _plain(config),
+            **code_version(),
+            "machine": f"{self.device}: {describe_machine(self.device)}",
+            "matmul_gflops": rates,
+            "parameters": sum(model.parameter_counts().values()),
+            "updates": {"codec": codec["updates"], "dynamics": dynamics["updates"]},
+            "imagined_steps": agent.num_timesteps,
+            "seconds": seconds | {"policy": training, "real": playing},
+            "fit": codec["report"] | dynamics["report"],
+            "fidelity": measured,
+            "real": score,
+        }
+
+    def _fit_codec(self, config: RunConfig) -> Record:
+        """A fitted codec, and the latents of the experience."""
+        plain = config.to_json()
+        fields = ("codec_batch_size", "codec_learning_rate", "codec_warmup_learning_rate", "unquantized_updates")
+        settings = {name: plain["fit"][name] for name in (*fields, "final_rate", "bf16")}
+
+        def fit() -> Record:
+            trial, model = self._new_model(config), self._new_model(config)
+            for each in (trial, model):
+                each.codec.prepare(torch.as_tensor(self.replay.background(), device=self.device))
+            trying, fitter = Fitter(trial, replace(config.fit, unquantized_updates=0)), Fitter(model, config.fit)
+
+            def update(fitter: Fitter, count: int) -> Record:
+                return fitter.fit_codec(self.replay, count, *_draws(config, "codec"), progress=False)
+
+            count = updates_within(self.args.codec_seconds, lambda count: update(trying, count))
+            report, seconds = timed(lambda: update(fitter, count))
+            latents, encoding = timed(lambda: torch.from_numpy(encode_replay(model, self.replay)))
+            found = {"updates": count, "seconds": seconds, "encoding": encoding, "report": report}
+            return {**found, "weights": model.codec.state_dict(), "latents": latents}
+
+        return self._kept("codec", [plain["seed"], plain["codec"], settings, self.args.codec_seconds], fit)
+
+    def _fit_dynamics(self, config: RunConfig, model: WorldModel, latents: torch.Tensor) -> Record:
+        """Dynamics fitted on a codec that is."""
+        plain = config.to_json()
+        parts = [plain[name] for name in _WORLD_MODEL]
+
+        def fit() -> Record:
+            trying, fitter = Fitter(copy.deepcopy(model), config.fit), Fitter(model, config.fit)
+
+            def update(fitter: Fitter, count: int) -> Record:
+                # Balanced windows depend on what was drawn before: neither the trial nor another row shall count.
+                self.replay.visits = np.zeros(len(self.replay), dtype=np.int64)
+                draws = _draws(config, "dynamics")
+                return fitter.fit_dynamics(self.replay, latents.numpy(), count, *draws, progress=False)
+
+            count = updates_within(self.args.dynamics_seconds, lambda count: update(trying, count))
+            report, seconds = timed(lambda: update(fitter, count))
+            return {"updates": count, "seconds": seconds, "report": report, "weights": model.dynamics.state_dict()}
+
+        return self._kept("dynamics", [parts, self.args.codec_seconds, self.args.dynamics_seconds], fit)
+
+    def _fidelity(self, config: RunConfig, model: WorldModel) -> Record:
+        """Dreams at the row's temperature beside the held-out game: the same windows for all rows and seeds."""
+        dream = self.base.dream
+        options: Any = {"context": dream.context, "horizon": dream.horizon, "temperature": config.dream.temperature}
+        measured: Record = dict(fidelity(model, self.held_out, starts=self.args.starts, **options))
+        return measured | {"ball_located": ball_survival(model, self.held_out)}
+
+    def _dream(self, config: RunConfig, model: WorldModel, latents: torch.Tensor) -> Dream:
+        rng = np.random.default_rng(derive_seed(config.seed, "starts"))
+        count = min(config.dream.start_states, len(self.replay))
+        windows = self.replay.sample_starts(count, config.dream.context, rng)
+        actions = torch.as_tensor(self.replay.actions_at(windows.indices))
+        starts = StartStates(latents[torch.as_tensor(windows.indices)], actions, torch.as_tensor(windows.mask))
+        metadata = {"game": config.game, "horizon": config.dream.horizon, "temperature": config.dream.temperature}
+        return Dream(model, starts, config.dream.latent_stack, metadata)
+
+    def _train(self, config: RunConfig, dream: Dream) -> Any:
+        """A fresh agent, trained until its time is over."""
+        seed, kind = derive_seed(config.seed, "dream"), observation_kind(config.algo)
+        options: Any = {name: getattr(config.dream, name) for name in ("reward", "horizon_as", "stagger")}
+        env = make_sb3_env(
+            dream, config.dream.num_envs, device=str(self.device), observation=kind, seed=seed, **options
+        )
+        agent = make_agent(config, env, derive_seed(config.seed, "agent"), str(self.device))
+        until = time.perf_counter() + self.args.policy_seconds
+
+        def go_on(*_: Any) -> bool:
+            return time.perf_counter() < until
+
+        agent.learn(10**12, callback=go_on)
+        env.close()
+        return agent
+
+    def _play(self, config: RunConfig, dream: Dream, agent: Any) -> Record:
+        """The real score, actions sampled."""
+        episodes, kind = self.args.episodes, observation_kind(config.algo)
+        envs, options = min(config.evaluate.num_envs, episodes), config.to_json()["game_options"]
+        with closing(make_real_env(dream, envs, device=str(self.device), observation=kind, **options)) as real:
+            return evaluate_real(agent, real, episodes, derive_seed(config.seed, "evaluate")).as_dict()
+
+    def _new_model(self, config: RunConfig) -> WorldModel:
+        parts = {"codec": config.codec, "dynamics": config.dynamics, "bf16": config.bf16}
+        settings = WorldModelConfig(config.game, self.num_actions, **cast(Any, parts))
+        return WorldModel(settings, derive_seed(config.seed, "world model")).to(self.device)
+
+    def _kept(self, kind: str, key: list[Any], fit: Callable[[], Record]) -> Record:
+        """What was fitted with the same settings before, its time with it; else fit now, and keep it."""
+        whole = [*key, str(self.device), self.settings["replay"], len(self.replay)]
+        name = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+        file = self.args.cache / f"{kind}-{name}.pt"
+        if not file.is_file():
+            fitted = fit()
+            write_atomic(file, lambda path: torch.save(fitted, path))
+        return torch.load(file, "cpu", weights_only=True)
+
+
+def _plain(config: RunConfig) -> Record:
+    """The settings that a row's results depend on: what is measured here knows no rounds."""
+    plain = config.to_json()
+    return {name: plain[name] for name in (*_WORLD_MODEL, "game", "algo", "network", "game_options", "dream", "ppo")}
+
+
+def _draws(config: RunConfig, name: str) -> tuple[np.random.Generator, torch.Generator]:
+    seed = derive_seed(config.seed, name)
+    return np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+
+
+def timed(act: Callable[[], Any]) -> tuple[Any, float]:
+    """What it gives, and the seconds it takes."""
+    started = time.perf_counter()
+    found = act()
+    return found, time.perf_counter() - started
+
+
+def updates_within(seconds: float, update: Callable[[int], object], few: int = 5) -> int:
+    """How many updates fit into a time: learning rates fall by their count, which must be known beforehand.
+
+    Args:
+        seconds: the time; a twentieth of it is spent on trying.
+        update: makes so many updates.
+        few: updates tried at once, the first ones to warm up.
+    """
+    update(few)
+    done, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds / 20:
+        update(few)
+        done += few
+    return max(1, int(seconds * done / elapsed))
+
+
+_PARTS = {"seconds": ("codec", "encoding", "dynamics", "policy"), "updates": ("codec", "dynamics")}
+_COLUMNS = {
+    "imagined steps": ("imagined_steps", ",.0f"),
+    "codes @1": ("fidelity/code_accuracy_1", ".3f"),
+    "codes @25": ("fidelity/code_accuracy_25", ".3f"),
+    "recall 0-10": ("fidelity/recall_0_10", ".2f"),
+    "recall 15-25": ("fidelity/recall_15_25", ".2f"),
+    "precision": ("fidelity/precision", ".2f"),
+    "correlation": ("fidelity/reward_correlation", ".2f"),
+    "dream/real lost": ("fidelity/reward_ratio_lost", ".2f"),
+    "dream/real won": ("fidelity/reward_ratio_won", ".2f"),
+    "ball located": ("fidelity/ball_located", ".3f"),
+    "bfloat16 GFLOP/s": ("matmul_gflops/bfloat16", ",.0f"),
+}
+_NOTE = (
+    "Preset {preset}; all fitted to the same {fitted_steps:,} real steps and measured on the same {held_out_episodes} "
+    "held-out episodes ({held_out_steps:,} steps). Real score: {episodes} episodes a seed, actions sampled; mean ± its "
+    "standard error over seeds (in brackets over all episodes). Rows with the same codec or world model share its very "
+    "weights; its time counts in each."
+)
+
+
+def table(records: Sequence[Record]) -> str:
+    """Markdown: a line for each row of the ablation, then what holds for all of them and what each is."""
+    if not records:
+        return "Nothing is measured yet."
+    names = sorted({record["row"] for record in records}, key=lambda name: [*ROWS, name].index(name))
+    sums = [f"{kind}: {' + '.join(parts)}" for kind, parts in _PARTS.items()]
+    rows = [["recipe", "seeds", *sums, *_COLUMNS, "real score"]]
+    rows.append(["---"] * len(rows[0]))
+    for name in names:
+        group = [record for record in records if record["row"] == name]
+        sums = [" + ".join(_mean(group, f"{kind}/{part}", ",.0f") for part in _PARTS[kind]) for kind in _PARTS]
+        singles = [_mean(group, path, form) for path, form in _COLUMNS.values()]
+        rows.append([name, ", ".join(str(record["seed"]) for record in group), *sums, *singles, _score(group)])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    machines = "; ".join(sorted({record["machine"] for record in records}))
+    reasons = {record["row"]: record["why"] for record in records}
+    lines += ["", f"{_NOTE.format(**records[0]['settings'])} Machine: {machines}.", ""]
+    return "\n".join([*lines, *(f"- `{name}`: {reasons[name]}" for name in names)])
+
+
+def _mean(group: Sequence[Record], path: str, form: str) -> str:
+    """Mean over the seeds that have the number."""
+    part, _, name = path.rpartition("/")
+    values = [(record[part] if part else record).get(name) for record in group]
+    known = [value for value in values if value is not None]
+    return format(float(np.mean(known)), form) if known else "-"
+
+
+def _score(group: Sequence[Record]) -> str:
+    means = [record["real"]["mean"] for record in group]
+    episodes = [value for record in group for value in record["real"]["episodes"]]
+    return f"{np.mean(means):.1f} ± {_standard_error(means)} ({_standard_error(episodes)})"
+
+
+def _standard_error(values: Sequence[float]) -> str:
+    """Of the mean; a single value has none."""
+    return f"{np.std(values, ddof=1) / len(values) ** 0.5:.1f}" if len(values) > 1 else "-"
+
+
+def read_records(file: Path) -> list[Record]:
+    """What is measured already."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def run(args: Args) -> None:
+    """Measure what is missing.
+
+    Raises:
+        ConfigError: no run, an unknown row, or a file with results of other settings.
+    """
+    names = list(ROWS) if args.rows == "all" else args.rows.split(",")
+    if unknown := sorted(set(names) - set(ROWS)):
+        raise ConfigError(f"--rows: expected some of {', '.join(ROWS)}; got {', '.join(unknown)}.")
+    if args.replay is None:
+        raise ConfigError("--replay: expected the run folder whose experience is used, got none.")
+    ablation = Ablation(args, RunFolder(args.replay))
+    for seed in map(int, args.seeds.split(",")):
+        for name in names:
+            recipe = _plain(ablation.recipe(name, seed))
+            done = read_records(args.out)
+            same = [record for record in done if (record["row"], record["seed"]) == (name, seed)]
+            if any(each["settings"] != ablation.settings for each in done) or any(r["recipe"] != recipe for r in same):
+                raise ConfigError(f"{args.out} holds results of other settings or recipes: choose another --out.")
+            if same:
+                continue
+            record, seconds = timed(lambda name=name, seed=seed: ablation.measure(name, seed))
+            # Read again: another process may have added to the file meanwhile.
+            lines = "".join(json.dumps(each) + "\n" for each in [*read_records(args.out), record])
+            write_atomic(args.out, lambda file, lines=lines: cast(Any, file.write_text(lines)))
+            print(f"{name}, seed {seed}: real score {record['real']['mean']:.1f}; {seconds:.0f} s", flush=True)
+
+
+def main(args: Args) -> None:
+    """Measure, unless only the table is wanted; print the table."""
+    if not args.table:
+        run(args)
+    print(table(read_records(args.out)))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
