@@ -286,12 +286,19 @@ def _laptop() -> RunConfig:
         rounds=10,
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity and score fell with each.
         codec_updates=(800, 0),
-        dynamics_updates=(800, 450),
-        imagined_steps=(150_000,),
+        dynamics_updates=(800, 600),
+        imagined_steps=(100_000,),
         codec=VQVAEConfig(width=16, stages=3, quantizer=QuantizerConfig(num_codes=64)),
         dynamics=ResidualConfig(),
         collect=CollectConfig(first_steps=12_800, steps=9_600),
-        fit=FitConfig(dynamics_batch_size=32, dynamics_learning_rate=2e-3, reward_learning_rate=2e-3, final_rate=0.05),
+        # Balanced: the newest policy's experience is where the dream is wrong, and there is little of it.
+        fit=FitConfig(
+            dynamics_batch_size=32,
+            dynamics_learning_rate=2e-3,
+            reward_learning_rate=2e-3,
+            final_rate=0.05,
+            windows="balanced",
+        ),
         dream=DreamConfig(temperature=0.1),
     )
 
