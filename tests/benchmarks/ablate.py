@@ -147,7 +147,7 @@ ROWS = {
     "sampled-reward": Row("rewards drawn, not expected: the paper's", but(dream={"reward": "sampled"})),
     "horizon50": Row("dreams twice as long: the paper's", but(dream={"horizon": 50})),
     # The policy.
-    "paper-policy": Row("the paper's policy network, about four times as large", but(network="paper")),
+    "paper-policy": Row("the paper's policy network, several times as large", but(network="paper")),
 }
 
 
@@ -158,6 +158,8 @@ class Ablation:
         self.args = args
         self.device = resolve_device(args.device)
         self.base = make_config(args.preset, run.config().game)
+        if self.base.fit.interleaved:
+            raise ConfigError(f"--preset: expected one that fits codec and dynamics apart, got {args.preset}.")
         self.replay, self.held_out = split_episodes(Replay.load(run.replay), np.random.default_rng(0))
         env = make_game_env(self.base.game, size=self.base.codec.frame_size)
         self.num_actions = int(getattr(env.action_space, "n", 0))
@@ -267,14 +269,14 @@ class Ablation:
         return Dream(model, starts, config.dream.latent_stack, metadata)
 
     def _train(self, config: RunConfig, dream: Dream) -> Any:
-        """A fresh agent, trained until its time is over."""
+        """A fresh agent, trained until its time is over, which warming the dreams up counts towards."""
+        until = time.perf_counter() + self.args.policy_seconds
         seed, kind = derive_seed(config.seed, "dream"), observation_kind(config.algo)
         options: Any = {name: getattr(config.dream, name) for name in ("reward", "horizon_as", "stagger")}
         env = make_sb3_env(
             dream, config.dream.num_envs, device=str(self.device), observation=kind, seed=seed, **options
         )
         agent = make_agent(config, env, derive_seed(config.seed, "agent"), str(self.device))
-        until = time.perf_counter() + self.args.policy_seconds
 
         def go_on(*_: Any) -> bool:
             return time.perf_counter() < until
