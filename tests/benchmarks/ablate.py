@@ -133,7 +133,7 @@ ROWS = {
     "blocks6": Row("twice as many blocks: fewer updates, dearer ones", but(dynamics={"blocks": 6})),
     # Fitting the dynamics.
     "no-events": Row("windows with a reward drawn no more often than others", but(fit={"event_priority": 1.0})),
-    "balanced": Row("windows drawn so that all records are seen equally often", but(fit={"windows": "balanced"})),
+    "uniform": Row("windows drawn uniformly, however often before", but(fit={"windows": "uniform"})),
     "short-windows": Row(
         "twice as many windows, half as long", but(fit={"sequence_length": 8, "dynamics_batch_size": 64})
     ),
