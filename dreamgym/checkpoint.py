@@ -108,7 +108,7 @@ def config_from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
             part = dict(cast(dict[str, Any], value))
             # Files from before there was a choice do not name the kind: it is the first.
             chosen = part.pop(_KIND, next(iter(choices))) if len(choices) > 1 else next(iter(choices))
-            if chosen not in choices:
+            if chosen not in list(choices):
                 raise CheckpointError(f"{kind.__name__}.{name}: expected kind {' or '.join(choices)}, got {chosen!r}.")
             arguments[name] = config_from_dict(choices[chosen], part)
         else:

@@ -180,8 +180,6 @@ class Fitter:
         if self.config.interleaved:
             return self._fit_interleaved(replay, codec_updates, dynamics_updates, rng, generator, progress)
         report = self.fit_codec(replay, codec_updates, rng, generator, progress=progress) if codec_updates else {}
-        if codec_updates:
-            self._latents.forget()
         latents = self._latents.of(replay)
         return report | self.fit_dynamics(replay, latents, dynamics_updates, rng, generator, progress=progress)
 
@@ -273,6 +271,7 @@ class Fitter:
         self.codec_optimizer.step()
         codec.update(metrics, generator)
         codec.eval()
+        self._latents.forget()
         self.codec_updates += 1
         return {name: value for name, value in metrics.items() if value.dim() == 0}
 
@@ -420,6 +419,7 @@ class LatentCache:
         """Begin with none."""
         self._world_model = world_model
         self._known: npt.NDArray[np.uint8] | None = None
+        self._replay: Replay | None = None
 
     def forget(self) -> None:
         """The codec has changed, or the weights were loaded anew."""
@@ -428,8 +428,9 @@ class LatentCache:
     def of(self, replay: Replay) -> npt.NDArray[np.uint8]:
         """Latents of all records, (len(replay), height, width) uint8."""
         # Once the oldest records are dropped, indices no longer mean the same records.
-        grown = replay.appended == len(replay)
-        if self._known is None or not grown or len(self._known) > len(replay):
+        grown = replay is self._replay and replay.appended == len(replay)
+        self._replay = replay
+        if self._known is None or not grown:
             self._known = encode_replay(self._world_model, replay)
         elif len(self._known) < len(replay):
             new = encode_replay(self._world_model, replay, first=len(self._known))

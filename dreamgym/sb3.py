@@ -15,6 +15,7 @@ import numpy as np
 import sb3_contrib
 import stable_baselines3
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
@@ -250,7 +251,8 @@ class LatentExtractor(BaseFeaturesExtractor):
     """Features of embedding observations, with the hidden state's channels beside them where it is shown.
 
     Args:
-        observation_space: Box (channels, height, width), or a Dict of ``observation`` and ``hidden`` of that form.
+        observation_space: Box (channels, height, width), or a Dict of ``observation`` and ``hidden`` of that form. A
+            hidden state on a coarser grid is spread over the latent's cells.
         network: ``"paper"`` (Robine et al. 2023) or ``"light"``.
     """
 
@@ -264,7 +266,7 @@ class LatentExtractor(BaseFeaturesExtractor):
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
         """Map observations (batch, ...) to features (batch, features_dim)."""
         if isinstance(observations, dict):
-            observations = torch.cat([observations["observation"], observations["hidden"]], dim=1)
+            observations = _beside(observations["observation"], observations["hidden"])
         return self.trunk(observations)
 
 
@@ -314,7 +316,12 @@ class CodesExtractor(BaseFeaturesExtractor):
         if not isinstance(observations, dict):
             return self.trunk.from_codes(observations, self.codebook, self.grid)
         features = embed_codes(observations["observation"], self.codebook, self.grid)
-        return self.trunk(torch.cat([features, observations["hidden"]], dim=1))
+        return self.trunk(_beside(features, observations["hidden"]))
+
+
+def _beside(features: Tensor, hidden: Tensor) -> Tensor:
+    """Features (batch, channels, height, width) and the hidden state, whose grid may be coarser, in one map."""
+    return torch.cat([features, F.interpolate(hidden, features.shape[2:], mode="nearest")], dim=1)
 
 
 def _parts(space: gym.Space[Any]) -> list[gym.Space[Any]]:

@@ -1,6 +1,7 @@
 """A tiny world model with random weights and valid start states: enough for everything that is not about learning."""
 
 import copy
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -14,19 +15,25 @@ from torch import nn
 from dreamgym.checkpoint import Dream, StartStates, save_dream
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
-from dreamgym.world_model import WorldModel, WorldModelConfig
+from dreamgym.models.residual import ResidualConfig
+from dreamgym.world_model import DynamicsConfig, WorldModel, WorldModelConfig
 
 torch.set_num_threads(1)
 
+TINY_LSTM = ConvLSTMConfig(hidden=8, kernel=3, reward_hidden=16)
+TINY_RESIDUAL = ResidualConfig(memory=3, channels=8, blocks=1, embedding=6, reward_hidden=16)
+COARSE_DYNAMICS = {"residual": TINY_RESIDUAL, "merged cells": dataclasses.replace(TINY_LSTM, patch=2)}
+"""Dynamics on a grid of 6x6 whatever the latent's, which shall be 12x12: ``stages=3``."""
+
 
 @functools.cache
-def _tiny_world_model(frame_stack: int) -> WorldModel:
+def _tiny_world_model(frame_stack: int, stages: int, dynamics: DynamicsConfig) -> WorldModel:
     """A world model that has learned nothing, but whose encoder tells frames apart."""
     config = WorldModelConfig(
         game="Pong",
         num_actions=6,
-        codec=VQVAEConfig(frame_stack=frame_stack, width=4),
-        dynamics=ConvLSTMConfig(hidden=8, kernel=3, reward_hidden=16),
+        codec=VQVAEConfig(frame_stack=frame_stack, width=4, stages=stages),
+        dynamics=dynamics,
         bf16=False,
     )
     world_model = WorldModel(config, seed=0)
@@ -48,20 +55,28 @@ def _tiny_world_model(frame_stack: int) -> WorldModel:
 
 
 def make_tiny_dream(
-    *, frame_stack: int = 1, latent_stack: int = 4, starts: int = 40, context: int = 8, end_logit: float = -50.0
+    *,
+    frame_stack: int = 1,
+    latent_stack: int = 4,
+    starts: int = 40,
+    context: int = 8,
+    end_logit: float = -50.0,
+    stages: int = 4,
+    dynamics: DynamicsConfig = TINY_LSTM,
 ) -> Dream:
     """A dream of Pong that has learned nothing.
 
     Every fourth context begins at an episode's start. Games end with log-odds ``end_logit``, so by default never.
     """
-    world_model = copy.deepcopy(_tiny_world_model(frame_stack))
+    world_model = copy.deepcopy(_tiny_world_model(frame_stack, stages, dynamics))
     assert world_model.dynamics.end_head is not None
     last = world_model.dynamics.end_head[-1]
     assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)
     nn.init.constant_(last.bias, end_logit)
     rng = np.random.default_rng(0)
-    latents = rng.integers(0, world_model.codec.num_codes, (starts, context, 6, 6), dtype=np.uint8)
+    shape = (starts, context, *world_model.codec.latent_shape)
+    latents = rng.integers(0, world_model.codec.num_codes, shape, dtype=np.uint8)
     valid = np.ones((starts, context), dtype=np.bool_)
     for row in range(0, starts, 4):
         first = int(rng.integers(1, context))
@@ -76,6 +91,14 @@ def make_tiny_dream(
 def tiny_dream() -> Dream:
     """A fresh tiny dream in memory."""
     return make_tiny_dream()
+
+
+@pytest.fixture(params=["recurrent", *COARSE_DYNAMICS])
+def any_dream(request: pytest.FixtureRequest) -> Dream:
+    """A fresh tiny dream with dynamics of every kind, on the latent's grid or on a coarser one."""
+    if request.param == "recurrent":
+        return make_tiny_dream()
+    return make_tiny_dream(stages=3, dynamics=COARSE_DYNAMICS[request.param])
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ from dreamgym.checkpoint import (
     write_atomic,
 )
 from dreamgym.errors import CheckpointError, DreamgymError, MissingWeightsError, UnknownGameError
+from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig
+from dreamgym.models.residual import ResidualConfig
 from dreamgym.world_model import WorldModelConfig
 
 
@@ -34,6 +36,21 @@ def test_a_dream_comes_back_as_it_was_saved(tmp_path, tiny_dream):
     for saved, read in zip(tiny_dream.starts, loaded.starts, strict=True):
         assert saved.dtype == read.dtype and torch.equal(saved, read)
     assert (loaded.latent_stack, loaded.metadata) == (4, tiny_dream.metadata)
+
+
+@torch.no_grad()
+def test_a_dream_predicts_the_same_after_it_was_saved_whatever_its_dynamics(tmp_path, any_dream):
+    loaded = load_dream(save_dream(tmp_path, any_dream))
+    assert loaded.world_model.config == any_dream.world_model.config
+    assert type(loaded.world_model.dynamics) is type(any_dream.world_model.dynamics)
+    latents, actions = any_dream.starts.latents[:5].long(), any_dream.starts.actions[:5]
+    predictions = []
+    for model in (any_dream.world_model, loaded.world_model):
+        state = model.initial_state(5)
+        for step in range(latents.shape[1]):
+            prediction, state = model.step(latents[:, step], actions[:, step], state)
+        predictions.append([*prediction, *state])
+    assert all(torch.equal(before, after) for before, after in zip(*predictions, strict=True))
 
 
 def test_a_policy_comes_back_with_its_dream_and_half_precision_is_read_as_full(tmp_path, tiny_dream):
@@ -76,9 +93,36 @@ def set_field(text, **values):
     return json.dumps(json.loads(text) | values)
 
 
+def set_kind(header, kind):
+    """Name another kind of dynamics, or none."""
+    config = json.loads(header["world_model"])
+    config["dynamics"].pop("kind")
+    config["dynamics"] |= {} if kind is None else {"kind": kind}
+    header["world_model"] = json.dumps(config)
+
+
+def test_a_file_that_names_no_kind_of_dynamics_holds_a_convlstm(tmp_path, tiny_dream):
+    path = save_dream(tmp_path, tiny_dream)
+    with safetensors.safe_open(path, framework="pt") as opened:
+        assert json.loads(opened.metadata()["world_model"])["dynamics"]["kind"] == "ConvLSTMConfig"
+    rewrite(path, lambda header, tensors: set_kind(header, None))
+    loaded = load_dream(path).world_model
+    assert loaded.config == tiny_dream.world_model.config and isinstance(loaded.dynamics, ConvLSTM)
+
+
+def test_settings_of_another_kind_of_dynamics_than_the_named_one_are_refused(tmp_path):
+    path = save_dream(tmp_path, make_tiny_dream(stages=3, dynamics=ResidualConfig(memory=1, channels=4, blocks=0)))
+    rewrite(path, lambda header, tensors: set_kind(header, None))
+    with pytest.raises(CheckpointError, match=r"ConvLSTMConfig: unknown fields \['blocks', 'channels'.*'hidden'"):
+        load_dream(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda h, t: set_kind(h, "Transformer"), "dynamics: expected kind ConvLSTMConfig or ResidualConfig, got 'Tra"),
+        (lambda h, t: set_kind(h, ["ConvLSTMConfig"]), "expected kind ConvLSTMConfig or ResidualConfig"),
+        (lambda h, t: h.update(world_model=set_field(h["world_model"], dynamics=3)), "dynamics: expected an object"),
         (lambda h, t: h.update(format="99"), "format 99"),
         (lambda h, t: h.pop("format"), "names no format"),
         (lambda h, t: h.update(world_model="{"), "header cannot be read"),
@@ -107,6 +151,14 @@ def test_a_damaged_file_is_refused_and_named(tmp_path, tiny_dream, content):
     with pytest.raises(CheckpointError, match="damaged") as caught:
         load_dream(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "temperature"), [({}, 1.0), ({"temperature": 0.1}, 0.1), ({"temperature": 0}, 0.0)]
+)
+def test_a_dream_has_the_temperature_of_its_run_or_one(tmp_path, tiny_dream, metadata, temperature):
+    tiny_dream.metadata = metadata
+    assert load_dream(save_dream(tmp_path, tiny_dream)).temperature == temperature
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
@@ -139,8 +191,11 @@ def test_files_can_be_read_by_whom_the_umask_allows(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(dream.stat().st_mode) == 0o644
 
 
-def test_configurations_survive_json():
-    config = WorldModelConfig(game="Krull", num_actions=9)
+@pytest.mark.parametrize(
+    "dynamics", [ConvLSTMConfig(patch=2), ResidualConfig(memory=2)], ids=lambda d: type(d).__name__
+)
+def test_configurations_survive_json(dynamics):
+    config = WorldModelConfig(game="Krull", num_actions=9, dynamics=dynamics)
     assert config_from_dict(WorldModelConfig, json.loads(json.dumps(config_to_dict(config)))) == config
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,14 @@ import pytest
 from conftest import make_tiny_dream
 from gymnasium import spaces
 
+import dreamgym.evaluate
+import dreamgym.fidelity
 import dreamgym.loop
 from dreamgym import commands
 from dreamgym.checkpoint import save_dream
 from dreamgym.cli import COMMANDS, main
 from dreamgym.config import RunConfig, make_config
+from dreamgym.evaluate import Score
 from dreamgym.models.dynamics import ConvLSTMConfig
 from dreamgym.models.residual import ResidualConfig
 from dreamgym.run_folder import RunFolder
@@ -370,6 +374,30 @@ def test_evaluate_for_people_explains_the_fidelity_and_leaves_the_ranking_out_wh
     printed = capsys.readouterr().out
     assert all(words in printed for words in ("real score", "never fitted to", "recall, steps 0-10", ">= 0.90"))
     assert "code_accuracy_1" not in printed and "ranking" not in printed
+
+
+def test_evaluate_measures_and_plays_the_dream_at_the_runs_temperature(
+    smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    config = RunFolder(run).config()
+    colder = dataclasses.replace(config, dream=dataclasses.replace(config.dream, temperature=0.25))
+    RunFolder(run).config_file.write_text(json.dumps(colder.to_json()))
+    drawn_at: dict[str, float] = {}
+
+    def measured(*args: Any, temperature: float, **settings: Any) -> dict[str, float]:
+        drawn_at["fidelity"] = temperature
+        return {}
+
+    def dreamt(policy: Any, env: Any, *args: Any, **settings: Any) -> Any:
+        drawn_at["dream"] = env.simulator.temperature
+        return Score.of([0.0], [1])
+
+    monkeypatch.setattr(dreamgym.fidelity, "fidelity", measured)
+    monkeypatch.setattr(dreamgym.evaluate, "evaluate_dream", dreamt)
+    monkeypatch.setattr(dreamgym.evaluate, "evaluate_real", lambda *args, **settings: Score.of([0.0], [1]))
+    assert main(["evaluate", str(run), "--episodes", "1", "--device", "cpu", "--json"]) == 0
+    assert drawn_at == {"fidelity": 0.25, "dream": 0.25}
 
 
 def test_evaluate_needs_an_agent(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@ import ast
 import json
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -18,6 +19,10 @@ from dreamgym.config import (
 )
 from dreamgym.errors import ConfigError, UnknownGameError
 from dreamgym.fit import FitConfig
+from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.models.quantizer import QuantizerConfig
+from dreamgym.models.residual import ResidualConfig
+from dreamgym.world_model import DYNAMICS
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -31,6 +36,14 @@ def test_fields_that_are_missing_have_their_defaults():
     assert RunConfig.from_json({"game": "Boxing", "dream": {"horizon": 7}}) == RunConfig(
         game="Boxing", dream=DreamConfig(horizon=7)
     )
+
+
+def test_the_dynamics_are_of_the_kind_that_is_named_and_else_a_convlstm():
+    named = {"dynamics": {"kind": "ResidualConfig", "channels": 9}}
+    assert RunConfig.from_json(named).dynamics == ResidualConfig(channels=9)
+    assert RunConfig.from_json({"dynamics": {"hidden": 9}}).dynamics == ConvLSTMConfig(hidden=9)
+    with pytest.raises(ConfigError, match="expected kind ConvLSTMConfig or ResidualConfig, got 'LSTM'"):
+        RunConfig.from_json({"dynamics": {"kind": "LSTM"}})
 
 
 @pytest.mark.parametrize("values", [{"colour": 1}, {"fit": {"colour": 1}}, {"codec": {"quantizer": {"colour": 1}}}])
@@ -91,7 +104,8 @@ def test_the_paper_preset_is_the_papers_in_every_switch():
     config = make_config("paper")
     assert (config.codec.frame_stack, config.codec.foreground_weight, config.codec.pixel_bias) == (4, 0.0, False)
     assert (config.codec.width, config.codec.residual_kernel, config.dynamics.hidden) == (32, 3, 128)
-    assert not config.dynamics.end_head and not config.dynamics.latent_skip
+    assert not config.dynamics.end_head and not config.dynamics.latent_skip and config.dynamics.patch == 1
+    assert (config.codec.stages, config.codec.stage_kernel, config.dream.temperature) == (4, 4, 1.0)
     assert config.dream.horizon_as == "termination" and config.dream.reward == "sampled"
     assert (config.dream.num_envs, config.dream.horizon, config.dream.context, config.dream.latent_stack) == (
         16,
@@ -119,8 +133,14 @@ def test_a_presets_parts_fit_each_other(preset):
 
 
 def configurations(kind=RunConfig) -> list[type]:
-    inner = [type(f.default_factory()) for f in fields(kind) if callable(f.default_factory)]
+    """A configuration and all in it, of every kind that there is a choice of."""
+    hints = get_type_hints(kind)
+    inner = [part for f in fields(kind) for part in get_args(hints[f.name]) or (hints[f.name],)]
     return [kind, *(found for part in inner if is_dataclass(part) for found in configurations(part))]
+
+
+def test_every_kind_of_dynamics_is_among_the_configurations():
+    assert {*DYNAMICS, QuantizerConfig, FitConfig} < set(configurations())
 
 
 def reads(tree: ast.AST) -> set[str]:

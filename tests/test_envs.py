@@ -306,6 +306,40 @@ def test_every_dream_option_reaches_the_simulator(tiny_run: Path) -> None:
         assert "hidden" in env.reset()[0]
 
 
+@pytest.mark.parametrize(
+    ("metadata", "asked", "expected"),
+    [
+        ({}, {}, 1.0),
+        ({"temperature": 0.1}, {}, 0.1),
+        ({"temperature": 0.0}, {}, 0.0),
+        ({"temperature": 0.1}, {"temperature": None}, 0.1),
+        ({"temperature": 0.1}, {"temperature": 0.7}, 0.7),
+        ({"temperature": 0.1}, {"temperature": 0.0}, 0.0),
+    ],
+)
+def test_dreams_are_drawn_at_the_checkpoints_temperature_unless_told_otherwise(
+    tiny_dream: Dream, metadata: dict[str, float], asked: dict[str, Any], expected: float
+) -> None:
+    tiny_dream.metadata |= metadata
+    for env in (
+        DreamEnv(checkpoint=tiny_dream, device="cpu", **asked),
+        vector_env(tiny_dream, **asked),
+        make_sb3_env(tiny_dream, 2, device="cpu", **asked),
+    ):
+        assert getattr(env, "simulator").temperature == expected  # noqa: B009
+
+
+def test_a_dream_without_warmth_is_the_same_whatever_its_seed(tiny_dream: Dream) -> None:
+    def rollout(temperature: float, seed: int) -> Any:
+        tiny_dream.metadata["temperature"] = temperature
+        env = vector_env(tiny_dream, observation="codes", seed=seed)
+        env.reset(options={"start": 5})
+        return np.stack([env.step(actions_of(step, 4))[0] for step in range(4)])
+
+    assert np.array_equal(rollout(0.0, 1), rollout(0.0, 2))
+    assert not np.array_equal(rollout(1.0, 1), rollout(1.0, 2))
+
+
 def test_a_start_and_a_state_can_be_chosen(tiny_dream: Dream) -> None:
     env = DreamEnv(checkpoint=tiny_dream, device="cpu", observation="codes")
     observation, info = env.reset(options={"start": 17})

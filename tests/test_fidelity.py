@@ -3,6 +3,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from conftest import make_tiny_dream
 
 from dreamgym.errors import InvalidInputError, ReplayError
 from dreamgym.events import calibration_error, dreamt_events
@@ -374,3 +375,38 @@ def test_spans_are_those_of_the_episodes():
 
     assert begin.tolist() == [0, 0, 0, 3, 3, 5, 5]
     assert stop.tolist() == [3, 3, 3, 5, 5, 7, 7]
+
+
+def drawn_at(monkeypatch, call):
+    """The temperatures at which latents are drawn, and what came of the call."""
+    temperatures = set()
+    original = Prediction.sample_latent
+
+    def watched(self, generator, temperature=1.0):
+        temperatures.add(temperature)
+        return original(self, generator, temperature)
+
+    monkeypatch.setattr(Prediction, "sample_latent", watched)
+    return temperatures, call()
+
+
+def test_dreams_are_measured_at_the_temperature_that_is_asked_for(monkeypatch):
+    assert drawn_at(monkeypatch, lambda: measure(Knowing()))[0] == {1.0}
+    assert drawn_at(monkeypatch, lambda: measure(Knowing(), temperature=0.1))[0] == {0.1}
+
+
+def test_at_temperature_zero_one_dream_comes_of_a_context_and_the_likelihood_stays_that_of_the_distribution():
+    model = make_tiny_dream().world_model
+    starts = make_tiny_dream().starts
+    context, actions = starts.latents[:4, :3].long(), starts.actions[:4]
+    real = starts.latents[:4, 3:].long()
+
+    def dream(temperature, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return open_loop(model, context, actions, generator, real, temperature=temperature)
+
+    cold = [dream(0.0, seed) for seed in (1, 2)]
+    assert torch.equal(cold[0].latents, cold[1].latents)
+    assert not torch.equal(dream(1.0, 1).latents, dream(1.0, 2).latents)
+    # Before anything was drawn, both saw the same.
+    assert torch.equal(cold[0].log_likelihood[:, 0], dream(1.0, 1).log_likelihood[:, 0])

@@ -11,11 +11,12 @@ import dreamgym.fit
 from dreamgym.collect import GameSession, collect_random
 from dreamgym.errors import ConfigError, InvalidInputError
 from dreamgym.evaluate import RandomPolicy
-from dreamgym.fit import FitConfig, Fitter, dynamics_loss, encode_replay
+from dreamgym.fit import FitConfig, Fitter, LatentCache, dynamics_loss, encode_replay
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
 from dreamgym.models.losses import masked_mean
 from dreamgym.models.quantizer import QuantizerConfig
+from dreamgym.models.residual import ResidualConfig
 from dreamgym.real import make_game_env
 from dreamgym.replay import Replay
 from dreamgym.world_model import WorldModel, WorldModelConfig
@@ -33,12 +34,15 @@ SMALL = FitConfig(
 )
 
 
-def world_model(num_actions=6, **codec) -> WorldModel:
+RESIDUAL = ResidualConfig(memory=3, channels=16, blocks=1, embedding=16, reward_hidden=16)
+
+
+def world_model(num_actions=6, dynamics=None, **codec) -> WorldModel:
     return WorldModel(
         WorldModelConfig(
             num_actions=num_actions,
             codec=VQVAEConfig(width=4, **codec),
-            dynamics=ConvLSTMConfig(hidden=8, kernel=3, reward_hidden=16),
+            dynamics=dynamics or ConvLSTMConfig(hidden=8, kernel=3, reward_hidden=16),
             bf16=False,
         ),
         seed=0,
@@ -54,10 +58,10 @@ def pong() -> Replay:
     return replay
 
 
-def game(length=40, end=20, terminated=True, life_lost=None) -> Replay:
+def game(length=40, end=20, terminated=True, life_lost=None, capacity=None) -> Replay:
     """Noise in which an episode ends at a given step."""
     rng = np.random.default_rng(0)
-    replay = Replay(length)
+    replay = Replay(capacity or length)
     for step in range(length):
         over = step == end
         replay.append(
@@ -290,16 +294,31 @@ def test_the_background_is_learned_once():
     assert torch.equal(model.codec.background, torch.as_tensor(pong().background()).float() / 255)
 
 
-def test_a_fit_is_a_function_of_its_seeds_and_goes_on_from_its_state():
+def test_feed_forward_dynamics_can_learn_a_short_game_by_heart():
+    replay = game(24, 11)
+    model = world_model(stages=3, dynamics=RESIDUAL)
+    fitter = Fitter(model, replace(SMALL, windows="epoch", event_priority=1.0, weight_decay=0.0))
+    first, last = fit(fitter, replay, 6, 1), fit(fitter, replay, 0, 150)
+    # 144 cells of up to 128 codes each: chance is 144 ln 128.
+    assert last["dynamics/latent"] < 0.1 * first["dynamics/latent"]
+    assert last["dynamics/reward"] < 0.1 and last["dynamics/end"] < 0.1
+    assert last["dynamics/accuracy"] > 0.95
+    assert "codec/reconstruction" not in last
+
+
+@pytest.mark.parametrize("dynamics", [None, RESIDUAL], ids=["recurrent", "feed-forward"])
+def test_a_fit_is_a_function_of_its_seeds_and_goes_on_from_its_state(dynamics):
+    stages = 4 if dynamics is None else 3
+
     def run(interrupted: bool):
         replay = pong()
         replay.visits = np.zeros(len(replay), np.int64)
-        model = world_model()
+        model = world_model(dynamics=dynamics, stages=stages)
         fitter = Fitter(model, replace(SMALL, windows="balanced"))
         fit(fitter, replay, 8, 4, seed=1)
         if interrupted:
             weights, state, visits = model.state_dict(), fitter.state_dict(), replay.visits
-            model = world_model()
+            model = world_model(dynamics=dynamics, stages=stages)
             fitter = Fitter(model, replace(SMALL, windows="balanced"))
             model.load_state_dict(weights)
             fitter.load_state_dict(state)
@@ -309,6 +328,105 @@ def test_a_fit_is_a_function_of_its_seeds_and_goes_on_from_its_state():
 
     whole, halves = run(False), run(True)
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
+
+
+def add(replay, count, seed=1):
+    """More noise, in an episode that goes on."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        replay.append(rng.integers(0, 256, (96, 96), dtype=np.uint8), 0, 0.0, False, False, False, False)
+
+
+def seeded_model(**settings) -> WorldModel:
+    """A codec that tells noisy frames apart."""
+    model = world_model(**settings)
+    frames = torch.as_tensor(game().frames_at(np.arange(40)))
+    model.codec.encoder.train()
+    with torch.no_grad():
+        for _ in range(20):
+            model.codec.encoder(frames / 255)
+    model.codec.eval()
+    model.codec.seed_codebook(frames, torch.Generator().manual_seed(0))
+    return model
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The frames that are encoded, by call; repeated ones that only fill a chunk up are left out."""
+    counts = []
+    original = WorldModel.encode
+
+    def counting(self, frames, chunk=256):
+        counts.append(len(np.unique(np.asarray(frames).reshape(len(frames), -1), axis=0)))
+        return original(self, frames, chunk)
+
+    monkeypatch.setattr(WorldModel, "encode", counting)
+    return counts
+
+
+def test_the_cache_holds_what_encoding_everything_anew_gives_and_encodes_only_what_is_new(encoded):
+    model, replay = seeded_model(), game(capacity=100)
+    cache = LatentCache(model)
+    first = cache.of(replay).copy()
+    assert encoded == [40] and len(np.unique(first)) > 20
+    assert np.array_equal(cache.of(replay), first)
+    assert encoded == [40]
+    for count in (25, 1):
+        add(replay, count, seed=count)
+        grown = cache.of(replay)
+        assert encoded[-1] == count
+        assert np.array_equal(grown, encode_replay(model, replay))
+        del encoded[-1]
+    assert encoded == [40, 25, 1] and len(grown) == len(replay) == 66
+
+
+def test_the_cache_forgets_what_a_full_replay_has_dropped(encoded):
+    model, replay = seeded_model(), game(capacity=50)
+    cache = LatentCache(model)
+    cache.of(replay)
+    for count in (10, 5, 5):
+        add(replay, count, seed=count)
+        assert np.array_equal(cache.of(replay), encode_replay(model, replay))
+    # Up to the brim nothing was dropped; from then on all of it is encoded. Every other call is the comparison's.
+    assert encoded == [40, 10, 50, 50, 50, 50, 50]
+
+
+def test_the_cache_does_not_take_one_replay_for_another():
+    model = seeded_model()
+    cache = LatentCache(model)
+    cache.of(game())
+    other = Replay(60)
+    for step in range(40):
+        other.append(255 - game().frames_at(step)[0], 0, 0.0, False, False, False, step == 0)
+    assert np.array_equal(cache.of(other), encode_replay(model, other))
+
+
+@pytest.mark.parametrize("way", ["fit", "fit_codec", "load_state_dict"])
+def test_what_was_encoded_is_forgotten_when_the_codec_changes(encoded, way):
+    model, replay = seeded_model(), game()
+    fitter = Fitter(model, replace(SMALL, unquantized_updates=0))
+    fit(fitter, replay, 0, 1)
+    fit(fitter, replay, 0, 1)
+    assert encoded == [40]
+    if way == "fit":
+        fit(fitter, replay, 1, 1)
+    elif way == "fit_codec":
+        fitter.fit_codec(replay, 1, np.random.default_rng(0), torch.Generator().manual_seed(0), progress=False)
+        fit(fitter, replay, 0, 1)
+    else:
+        other = seeded_model(pixel_bias=True)
+        model.load_state_dict(other.state_dict())
+        fitter.load_state_dict(fitter.state_dict())
+        fit(fitter, replay, 0, 1)
+    assert encoded == [40, 40]
+
+
+@pytest.mark.parametrize("stages", [3, 4])
+def test_a_records_latent_does_not_depend_on_the_chunk_it_is_in(stages):
+    model, replay = seeded_model(stages=stages), game()
+    whole = encode_replay(model, replay, 64)
+    for first in (1, 7, 39):
+        assert np.array_equal(encode_replay(model, replay, 64, first=first), whole[first:])
 
 
 def test_motion_weights_are_used_in_a_fit(monkeypatch):

@@ -26,6 +26,7 @@ from dreamgym.held_out import missing_episodes
 from dreamgym.loop import train
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.models.residual import ResidualConfig
 from dreamgym.real_env import make_real_env
 from dreamgym.replay import Replay
 from dreamgym.run_folder import Progress, RunFolder, derive_seed
@@ -110,8 +111,8 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return [tensor for part in inner for tensor in tensors_in(part)]
 
 
-def contents(folder) -> dict[str, Any]:
-    """All of a run that is not a time."""
+def contents(folder, last=1) -> dict[str, Any]:
+    """All of a run that is not a time; its last round's weights."""
     run_folder = RunFolder(folder)
     replay, held_out = Replay.load(run_folder.replay), run_folder.load_held_out(1000)
     log = [{k: v for k, v in entry.items() if k != "seconds"} for entry in run_folder.log()]
@@ -123,8 +124,8 @@ def contents(folder) -> dict[str, Any]:
         "held out": held_out.frames_at(np.arange(len(held_out))).tobytes(),
         "dream": {k: v.numpy().tobytes() for k, v in safetensors.torch.load_file(folder / "dream.safetensors").items()},
         "metadata": load_dream(folder).metadata,
-        "model": [t.numpy().tobytes() for t in tensors_in(run_folder.load_model(1))],
-        "policy": [t.numpy().tobytes() for t in tensors_in(run_folder.load_policy(1))],
+        "model": [t.numpy().tobytes() for t in tensors_in(run_folder.load_model(last))],
+        "policy": [t.numpy().tobytes() for t in tensors_in(run_folder.load_policy(last))],
     }
 
 
@@ -212,6 +213,47 @@ def test_a_run_killed_again_and_again_ends_like_one_that_was_not(tmp_path, undis
                 run(tiny(), folder, resume=True)
     assert RunFolder(folder).progress().round == 2
     assert contents(run(tiny(), folder, resume=True)) == undisturbed
+
+
+FIXED = {"rounds": 4, "codec_updates": (4, 0), "codec": VQVAEConfig(width=2, frame_size=32, stages=3)}
+"""The codec is fixed after the first round: the latents of earlier rounds are used again."""
+
+
+@pytest.mark.parametrize("dynamics", [ResidualConfig(2, 8, 1, 4, 2, 8), ConvLSTMConfig(4, 3, 8, patch=2)])
+def test_a_run_whose_codec_is_fixed_ends_the_same_when_killed_and_resumed(tmp_path, dynamics):
+    config = tiny(**FIXED, dynamics=dynamics)
+    whole = run(config, tmp_path / "whole")
+    for kill in (3 * 2 + 1, 3 + 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Fitter, "_dynamics_update", at_call(kill, Fitter._dynamics_update))
+            with suppress(Killed):
+                run(config, tmp_path / "killed", resume=True)
+        assert RunFolder(tmp_path / "killed").progress().round < 4
+    assert contents(run(config, tmp_path / "killed", resume=True), last=3) == contents(whole, last=3)
+    fitted = [entry for entry in RunFolder(whole).log() if entry["phase"] == "fit"]
+    assert ["fit/codec/reconstruction" in entry for entry in fitted] == [True, False, False, False]
+
+
+def test_the_runs_temperature_is_that_of_its_dream_and_of_what_is_measured_of_it(tmp_path, monkeypatch):
+    asked = {"fidelity": set(), "dreams": set()}
+    measure, dreams = dreamgym.loop.fidelity, dreamgym.loop.DreamVectorEnv
+
+    def watched(*args, temperature, **settings):
+        asked["fidelity"].add(temperature)
+        return measure(*args, temperature=temperature, **settings)
+
+    def dreaming(*args, **settings):
+        env = dreams(*args, **settings)
+        asked["dreams"].add(env.simulator.temperature)
+        return env
+
+    monkeypatch.setattr(dreamgym.loop, "fidelity", watched)
+    monkeypatch.setattr(dreamgym.loop, "DreamVectorEnv", dreaming)
+    folder = run(tiny(rounds=1, dream=replace(tiny().dream, temperature=0.25)), tmp_path / "run")
+    assert asked == {"fidelity": {0.25}, "dreams": {0.25}}
+    assert load_dream(folder).temperature == load_dream(folder).metadata["temperature"] == 0.25
+    exported = load_dream(export_dream(folder, tmp_path / "exported.safetensors").file)
+    assert exported.temperature == 0.25
 
 
 def test_a_run_folder_holds_what_it_should_and_a_finished_run_is_not_run_again(tmp_path, monkeypatch):

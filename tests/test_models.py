@@ -1,3 +1,5 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from conftest import make_tiny_dream
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, ConvLSTMState, Prediction, parameter_count
-from dreamgym.world_model import WorldModel, WorldModelConfig
+from dreamgym.world_model import DYNAMICS, DynamicsConfig, WorldModel, WorldModelConfig
 
 
 @pytest.mark.parametrize(("stack", "encoder", "decoder"), [(4, 2_012_160, 2_076_132), (1, 2_010_624, 2_074_593)])
@@ -41,7 +43,11 @@ def tiny(**settings) -> ConvLSTM:
     return dynamics
 
 
-@pytest.mark.parametrize("settings", [{}, {"end_head": False}, {"latent_skip": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"end_head": False}, {"latent_skip": True}, {"patch": 2}, {"patch": 2, "latent_skip": True}, {"patch": 6}],
+    ids=str,
+)
 @torch.no_grad()
 def test_stepping_and_unrolling_a_sequence_agree(settings):
     dynamics = tiny(**settings)
@@ -54,6 +60,32 @@ def test_stepping_and_unrolling_a_sequence_agree(settings):
             assert torch.allclose(one, all_[:, step], atol=1e-5)
     for one, other in zip(state, final, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@torch.no_grad()
+def test_merged_cells_are_predicted_in_their_places():
+    codes, hidden = 4, 1
+    dynamics = ConvLSTM(ConvLSTMConfig(hidden=hidden, kernel=1, latent_skip=True, patch=2), (codes, 4, 6), codes, 3)
+    torch.nn.init.zeros_(dynamics.latent_head.weight)
+    torch.nn.init.zeros_(dynamics.latent_head.bias)
+    # From each code's feature in each of the four cells, behind the hidden state and the action, to the same cell.
+    for row in range(4 * codes):
+        dynamics.latent_head.weight[row, hidden + 3 + row] = 1
+    latents = torch.randint(0, codes, (2, 3, 4, 6))
+    features = torch.nn.functional.one_hot(latents, codes).float().movedim(-1, 2)
+    prediction, _ = dynamics.sequence(features, torch.zeros(2, 3, dtype=torch.int64), dynamics.initial_state(2))
+    assert dynamics.hidden_shape == (hidden, 2, 3)
+    assert prediction.latent_logits.shape == (2, 3, codes, 4, 6)
+    assert torch.equal(prediction.latent_logits.argmax(2), latents)
+
+
+def test_cells_that_cannot_be_merged_are_refused():
+    with pytest.raises(ConfigError, match="divisor of the latent's 6x6, got 4"):
+        tiny(patch=4)
+
+
+def test_every_kind_of_dynamics_can_be_built():
+    assert set(get_args(DynamicsConfig)) == set(DYNAMICS)
 
 
 @torch.no_grad()
@@ -169,6 +201,61 @@ def test_latents_images_and_features_have_the_shapes_that_the_codec_names(stack)
     assert images.shape == (3, *model.codec.frame_shape) and images.dtype == torch.uint8
 
 
+@pytest.mark.parametrize(("stages", "side"), [(2, 24), (3, 12), (4, 6), (5, 3)])
+@pytest.mark.parametrize("stage_kernel", [2, 4])
+def test_stages_say_how_fine_a_latent_is(stages, side, stage_kernel):
+    codec = VQVAE(VQVAEConfig(width=2, stages=stages, stage_kernel=stage_kernel)).train()
+    assert codec.latent_shape == (side, side) and codec.embedding_shape == (32, side, side)
+    _, metrics = codec.loss(torch.as_tensor(frames(2)))
+    assert metrics["cell_error"].shape == metrics["indices"].shape == (2, side, side)
+    assert metrics["cell_error"].mean() * (96 // side) ** 2 * side**2 == pytest.approx(metrics["reconstruction"])
+    latents = codec.eval().encode(torch.as_tensor(frames(2)))
+    assert latents.shape == (2, side, side)
+    assert codec.decode(latents).shape == (2, 1, 96, 96)
+
+
+def untrained(seed=0, **settings) -> VQVAE:
+    torch.manual_seed(seed)
+    return VQVAE(VQVAEConfig(width=4, **settings)).eval()
+
+
+@pytest.mark.parametrize("stages", [3, 4])
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 3), (5, 5)])
+@torch.no_grad()
+def test_with_a_stage_kernel_of_two_a_code_sees_its_own_cell_and_nothing_beside_it(stages, row, column):
+    codec = untrained(stages=stages, stage_kernel=2)
+    cell = codec.config.cell
+    before = torch.as_tensor(frames(1))
+    after = before.clone()
+    after[0, 0, row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] ^= 255
+    outputs = [codec._encoder_outputs(image.float() / 255) for image in (before, after)]
+    changed = (outputs[0] != outputs[1]).any(dim=1)[0]
+    expected = torch.zeros(codec.latent_shape, dtype=torch.bool)
+    expected[row, column] = True
+    assert torch.equal(changed, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pixels"),
+    [
+        ({"stages": 3, "stage_kernel": 2}, 8),
+        ({"stages": 3}, 22),
+        ({"stages": 4}, 46),
+        ({"stages": 4, "residual_kernel": 3}, 110),
+    ],
+    ids=str,
+)
+def test_a_code_sees_as_many_pixels_as_is_said(settings, pixels):
+    codec = untrained(frame_size=256, **settings)
+    image = torch.rand(1, 1, 256, 256, requires_grad=True)
+    middle = codec.latent_shape[0] // 2
+    codec.encoder(image)[0, :, middle, middle].square().sum().backward()
+    assert image.grad is not None
+    for axis in (0, 1):
+        seen = image.grad[0, 0].abs().amax(axis).nonzero()
+        assert int(seen.max() - seen.min()) + 1 == pixels
+
+
 def test_another_frame_size_has_another_latent():
     codec = VQVAE(VQVAEConfig(width=4, frame_size=64)).eval()
     assert codec.encode(torch.zeros(2, 1, 64, 64, dtype=torch.uint8)).shape == (2, 4, 4) == (2, *codec.latent_shape)
@@ -238,9 +325,14 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator_alone():
     "build",
     [
         lambda: VQVAEConfig(frame_size=100),
+        lambda: VQVAEConfig(frame_size=72),
+        lambda: VQVAEConfig(stages=0),
+        lambda: VQVAEConfig(stages=6),
+        lambda: VQVAEConfig(stage_kernel=3),
         lambda: VQVAEConfig(residual_kernel=2),
         lambda: ConvLSTMConfig(kernel=4),
         lambda: ConvLSTMConfig(hidden=0),
+        lambda: ConvLSTMConfig(patch=0),
         lambda: WorldModelConfig(num_actions=0),
     ],
 )

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import make_tiny_dream
+from conftest import COARSE_DYNAMICS, make_tiny_dream
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from dreamgym import make_sb3_env
 from dreamgym.checkpoint import Dream
 from dreamgym.errors import ConfigError
+from dreamgym.observations import take_rows
 from dreamgym.sb3 import (
     CodesExtractor,
     LightExtractor,
@@ -202,6 +203,38 @@ def test_the_policy_fits_every_observation(tiny_dream: Dream, observation: str, 
     assert isinstance(extractor, LightExtractor) == (observation == "embedding")
 
 
+@pytest.mark.parametrize("dynamics", COARSE_DYNAMICS)
+@pytest.mark.parametrize("observation", ["embedding", "codes", "pixels"])
+def test_ppo_learns_with_a_hidden_state_on_a_coarser_grid_than_the_latent(observation: str, dynamics: str) -> None:
+    dream = make_tiny_dream(stages=3, dynamics=COARSE_DYNAMICS[dynamics])
+    env = sb3_env(dream, 2, observation=observation, hidden_state=True, horizon=4)
+    assert env.observation_space["hidden"].shape == (8, 6, 6)
+    algorithm: Any = make_algorithm("PPO", env, 0, "cpu", network="light", **FAST["PPO"])
+    before = [parameter.detach().clone() for parameter in algorithm.policy.features_extractor.parameters()]
+    algorithm.learn(32)
+    after = list(algorithm.policy.features_extractor.parameters())
+    assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert algorithm.predict(sb3_env(dream, 2, observation=observation, hidden_state=True).reset())[0].shape == (2,)
+
+
+@pytest.mark.parametrize("observation", ["embedding", "codes"])
+def test_every_cell_of_a_coarser_hidden_state_stands_beside_the_latents_cells_that_it_covers(observation: str) -> None:
+    dream = make_tiny_dream(stages=3, dynamics=COARSE_DYNAMICS["residual"])
+    env = sb3_env(dream, 2, observation=observation, hidden_state=True)
+    algorithm: Any = make_algorithm("PPO", env, 0, "cpu", network="light", **FAST["PPO"])
+    shown: list[torch.Tensor] = []
+    extractor = algorithm.policy.features_extractor
+    extractor.trunk.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]))
+    seen = {name: torch.as_tensor(value) for name, value in env.reset().items()}
+    extractor(seen)
+    assert shown[0].shape == (2, 4 * 32 + 8, 12, 12)
+    embedded = dream.world_model.embed(env.simulator.latents.flatten(0, 1)).reshape(2, 4 * 32, 12, 12)
+    assert torch.equal(shown[0][:, :-8], embedded)
+    for row in range(12):
+        for column in range(12):
+            assert torch.equal(shown[0][:, -8:, row, column], seen["hidden"][:, :, row // 2, column // 2])
+
+
 def test_the_papers_network_is_the_default_with_linear_heads_and_its_initialisation(tiny_dream: Dream) -> None:
     env = sb3_env(make_tiny_dream(frame_stack=4, latent_stack=1), 2)
     algorithm: Any = make_algorithm("PPO", env, 0, "cpu", **FAST["PPO"])
@@ -278,9 +311,10 @@ def test_algorithms_for_other_actions_are_refused(tiny_dream: Dream) -> None:
         make_algorithm("PPO", sb3_env(tiny_dream, 2), device="cpu", n_stepps=8)
 
 
-def test_the_real_game_has_the_dreams_spaces(tiny_dream: Dream) -> None:
+def test_the_real_game_has_the_dreams_spaces(any_dream: Dream) -> None:
     for settings in ({}, {"observation": "codes", "latent_stack": 2}, {"hidden_state": True}):
-        dream, real = sb3_env(tiny_dream, 2, **settings), sb3_env(tiny_dream, 2, real=True, **settings)
+        dream, real = sb3_env(any_dream, 2, **settings), sb3_env(any_dream, 2, real=True, **settings)
+        assert real.observation_space.contains(take_rows(real.reset(), 0))
         assert dream.observation_space == real.observation_space
         assert dream.action_space == real.action_space
 

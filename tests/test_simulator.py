@@ -138,10 +138,10 @@ def test_seeding_by_mask_leaves_the_other_streams_alone(tiny_dream: Dream) -> No
 
 @pytest.mark.parametrize("cache_limit", [warm_starts.CACHE_LIMIT_BYTES, 0])
 def test_a_masked_reset_leaves_the_other_dreams_as_they_were_bit_for_bit(
-    tiny_dream: Dream, monkeypatch: pytest.MonkeyPatch, cache_limit: int
+    any_dream: Dream, monkeypatch: pytest.MonkeyPatch, cache_limit: int
 ) -> None:
     monkeypatch.setattr(warm_starts, "CACHE_LIMIT_BYTES", cache_limit)
-    disturbed, undisturbed = simulate(tiny_dream), simulate(tiny_dream)
+    disturbed, undisturbed = simulate(any_dream), simulate(any_dream)
     mask = torch.tensor([True, False, True, False, False])
     for simulator in (disturbed, undisturbed):
         simulator.reset()
@@ -156,10 +156,10 @@ def test_a_masked_reset_leaves_the_other_dreams_as_they_were_bit_for_bit(
 
 @pytest.mark.parametrize("cache_limit", [warm_starts.CACHE_LIMIT_BYTES, 0])
 def test_a_dream_reset_by_mask_equals_one_of_an_independent_rollout_bit_for_bit(
-    tiny_dream: Dream, monkeypatch: pytest.MonkeyPatch, cache_limit: int
+    any_dream: Dream, monkeypatch: pytest.MonkeyPatch, cache_limit: int
 ) -> None:
     monkeypatch.setattr(warm_starts, "CACHE_LIMIT_BYTES", cache_limit)
-    by_mask, all_at_once = simulate(tiny_dream), simulate(tiny_dream)
+    by_mask, all_at_once = simulate(any_dream), simulate(any_dream)
     mask = torch.tensor([True, False, True, False, False])
     for simulator in (by_mask, all_at_once):
         simulator.reset()
@@ -190,24 +190,24 @@ def test_a_dream_starts_with_real_context(tiny_dream: Dream) -> None:
 
 @pytest.mark.parametrize("cache_limit", [warm_starts.CACHE_LIMIT_BYTES, 0])
 def test_the_hidden_state_is_warmed_up_on_the_valid_context(
-    tiny_dream: Dream, monkeypatch: pytest.MonkeyPatch, cache_limit: int
+    any_dream: Dream, monkeypatch: pytest.MonkeyPatch, cache_limit: int
 ) -> None:
     monkeypatch.setattr(warm_starts, "CACHE_LIMIT_BYTES", cache_limit)
-    simulator = simulate(tiny_dream, num_envs=3)
+    simulator = simulate(any_dream, num_envs=3)
     chosen = torch.tensor([0, 4, 5])  # every fourth context begins within the window
     simulator.reset(starts=chosen)
     for row, start in enumerate(chosen.tolist()):
-        latents, actions, valid = (field[start] for field in tiny_dream.starts)
-        state = tiny_dream.world_model.initial_state(1)
+        latents, actions, valid = (field[start] for field in any_dream.starts)
+        state = any_dream.world_model.initial_state(1)
         for step in range(len(valid) - 1):
             if valid[step]:
-                state = tiny_dream.world_model.step(latents[None, step].long(), actions[None, step], state)[1]
-        assert torch.allclose(simulator.hidden()[row], tiny_dream.world_model.hidden(state)[0], atol=1e-5)
+                state = any_dream.world_model.step(latents[None, step].long(), actions[None, step], state)[1]
+        assert torch.allclose(simulator.hidden()[row], any_dream.world_model.hidden(state)[0], atol=1e-5)
     assert not torch.allclose(simulator.hidden()[2], torch.zeros(()))
 
 
-def test_a_start_is_warmed_up_to_the_same_bits_whoever_asks(tiny_dream: Dream) -> None:
-    lonely, crowded = simulate(tiny_dream, num_envs=1), simulate(tiny_dream, num_envs=40)
+def test_a_start_is_warmed_up_to_the_same_bits_whoever_asks(any_dream: Dream) -> None:
+    lonely, crowded = simulate(any_dream, num_envs=1), simulate(any_dream, num_envs=40)
     lonely.reset(starts=torch.tensor([37]))
     crowded.reset(starts=torch.arange(40))
     assert torch.equal(lonely.hidden()[0], crowded.hidden()[37])

@@ -26,6 +26,7 @@ class Counter:
 
     def __init__(self):
         self.warmed_up_by = []
+        self.drawn_at = set()
 
     def encode(self, frames):
         return torch.as_tensor(frames)[:, -1].long()
@@ -38,8 +39,13 @@ class Counter:
 
     def step(self, latent, action, state):
         self.warmed_up_by.append(int(latent.flatten()[0]))
+
+        def sample_latent(generator, temperature=1.0):
+            self.drawn_at.add(temperature)
+            return latent + action[:, None, None]
+
         return SimpleNamespace(
-            sample_latent=lambda generator, temperature=1.0: latent + action[:, None, None],
+            sample_latent=sample_latent,
             expected_reward=lambda: action / 4,
             end_probability=lambda: torch.zeros(len(action)),
         ), state
@@ -57,7 +63,8 @@ def recorded():
 
 @pytest.fixture
 def dream():
-    return SimpleNamespace(world_model=Counter(), starts=SimpleNamespace(latents=np.zeros((1, 3, 4, 4), np.uint8)))
+    starts = SimpleNamespace(latents=np.zeros((1, 3, 4, 4), np.uint8))
+    return SimpleNamespace(world_model=Counter(), starts=starts, temperature=0.5)
 
 
 def test_the_dream_and_the_game_start_alike_and_are_given_the_same_actions(dream, recorded):
@@ -69,6 +76,12 @@ def test_the_dream_and_the_game_start_alike_and_are_given_the_same_actions(dream
     assert comparison.dream_rewards.tolist() == [0, 0.25, 0.25, 0.25, 0.25]
     assert np.array_equal(comparison.real_latents, comparison.dream_latents)
     assert dream.world_model.warmed_up_by[:3] == [12, 13, 14]
+
+
+def test_the_dream_is_drawn_at_its_own_temperature(dream, recorded):
+    compare_rollouts(dream, recorded, start=14, horizon=4)
+
+    assert dream.world_model.drawn_at == {dream.temperature} == {0.5}
 
 
 def test_a_comparison_stays_in_its_episode(dream, recorded):
