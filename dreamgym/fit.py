@@ -353,8 +353,8 @@ def dynamics_loss(
         end = masked_mean(end_cross_entropy(prediction.end_logit, ends), valid, weights)
         loss = loss + config.end_weight * end
         metrics["end"] = end.detach()
-    # A sample of the windows is enough for a number that is only looked at.
-    shown = slice(0, max(1, len(targets) // 8))
+    # Some of the windows are enough for a number that is only looked at, but one alone may hold no step that counts.
+    shown = slice(0, max(8, len(targets) // 8))
     hits = prediction.latent_logits[shown].detach().argmax(dim=2) == targets[shown]
     metrics["accuracy"] = masked_mean(hits.float().mean(dim=(2, 3)), next_valid[shown])
     return loss, metrics
