@@ -263,7 +263,8 @@ def test_codes_and_embeddings_lead_to_the_same_features(tiny_dream: Dream) -> No
     by_codes = CodesExtractor(seen["codes"].observation_space, codebook_of(tiny_dream.world_model), (6, 6))
     by_codes.trunk.load_state_dict(by_embedding.trunk.state_dict())
     features = by_embedding(torch.from_numpy(seen["embedding"].reset()))
-    assert torch.equal(features, by_codes(torch.from_numpy(seen["codes"].reset()).float()))
+    # Codes are looked up in a table of the first convolution: the same sum in another order.
+    torch.testing.assert_close(features, by_codes(torch.from_numpy(seen["codes"].reset()).float()))
 
 
 def test_the_codebook_is_frozen_and_can_be_replaced_after_a_refit(tiny_dream: Dream) -> None:
