@@ -284,7 +284,7 @@ def _laptop() -> RunConfig:
         preset="laptop",
         network="light",
         rounds=10,
-        # A refit renames codes, and dynamics and policy have to learn them anew: fidelity and score fell with each.
+        # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(800, 0),
         dynamics_updates=(800, 600),
         imagined_steps=(100_000,),
