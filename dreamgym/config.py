@@ -133,16 +133,19 @@ class EvaluateConfig:
     """What is measured after a round.
 
     Attributes:
-        episodes: real episodes after each round.
+        every: rounds from one measurement of the real score to the next; the last round's is always measured. Fidelity
+            is measured after every round, in between on the episodes held out before.
+        episodes: real episodes of such a measurement.
         final_episodes: real episodes after the last round: the score.
         num_envs: games played side by side.
         dream_episodes: dreams played for the dream's return.
-        record_episodes: least number of real episodes of each round's evaluation that are held out: kept, raw, and
-            never fitted to; more are where less than 5 % of the run's real episodes would be. 0 keeps none.
+        record_episodes: least number of real episodes of each measurement that are held out: kept, raw, and never
+            fitted to; more are where less than 5 % of the run's real episodes would be. 0 keeps none.
         fidelity_episodes: newest held-out episodes that the dream's fidelity is measured on.
         fidelity_starts: windows of them, drawn uniformly; up to 5/8 as many are drawn for the events they hold.
     """
 
+    every: int = 1
     episodes: int = 8
     final_episodes: int = 32
     num_envs: int = 32

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dreamgym.errors import ConfigError, InvalidInputError
+from dreamgym.latents import LatentCache
 from dreamgym.models.dynamics import Prediction
 from dreamgym.models.layers import MapLayerNorm
 from dreamgym.models.losses import (
@@ -20,6 +21,7 @@ from dreamgym.models.losses import (
     masked_mean,
     reward_cross_entropy,
 )
+from dreamgym.muon import Muon, is_matrix
 from dreamgym.replay import Replay, Windows
 from dreamgym.world_model import WorldModel
 
@@ -37,8 +39,10 @@ class FitConfig:
         unquantized_updates: first codec updates of a run without quantisation.
         dynamics_batch_size: windows in a dynamics update.
         sequence_length: steps in a window.
+        dynamics_optimizer: "adamw", or "muon" for the weight matrices with AdamW for what is left.
         dynamics_learning_rate: of AdamW, at the start of a round.
         reward_learning_rate: of the reward head.
+        muon_learning_rate: of Muon, at the start of a round.
         final_rate: learning rates fall along a half cosine to this share of their start within a round; 1 is constant.
         weight_decay: of the dynamics' convolution and linear weights.
         gradient_clip: largest norm of the dynamics' gradient; 0 does not clip.
@@ -61,8 +65,10 @@ class FitConfig:
     unquantized_updates: int = 100
     dynamics_batch_size: int = 64
     sequence_length: int = 16
+    dynamics_optimizer: Literal["adamw", "muon"] = "adamw"
     dynamics_learning_rate: float = 3e-3
     reward_learning_rate: float = 3e-3
+    muon_learning_rate: float = 0.02
     final_rate: float = 0.1
     weight_decay: float = 0.02
     gradient_clip: float = 100.0
@@ -80,6 +86,8 @@ class FitConfig:
         """Check the ranges."""
         if self.windows not in ("uniform", "balanced", "epoch"):
             raise ConfigError(f"windows: expected 'uniform', 'balanced' or 'epoch', got {self.windows!r}.")
+        if self.dynamics_optimizer not in ("adamw", "muon"):
+            raise ConfigError(f"dynamics_optimizer: expected 'adamw' or 'muon', got {self.dynamics_optimizer!r}.")
         if min(self.codec_batch_size, self.dynamics_batch_size, self.sequence_length) < 1:
             raise ConfigError("codec_batch_size, dynamics_batch_size and sequence_length: expected at least 1.")
         if self.event_priority < 1 or not 0 < self.final_rate <= 1 or self.balance_tau <= 0:
@@ -126,7 +134,10 @@ class Fitter:
         self.codec_optimizer = torch.optim.Adam(
             world_model.codec.parameters(), lr=config.codec_learning_rate, fused=True
         )
-        self.dynamics_optimizer = torch.optim.AdamW(_dynamics_groups(world_model.dynamics, config), fused=True)
+        matrices, groups = _dynamics_groups(world_model.dynamics, config)
+        self.dynamics_optimizer = torch.optim.AdamW(groups, fused=True)
+        precision = torch.bfloat16 if config.bf16 else torch.float32
+        self.matrix_optimizer = Muon(matrices, dtype=precision) if matrices else None
         self.codec_updates = 0
         self._latents = LatentCache(world_model)
 
@@ -135,6 +146,7 @@ class Fitter:
         return {
             "codec_optimizer": self.codec_optimizer.state_dict(),
             "dynamics_optimizer": self.dynamics_optimizer.state_dict(),
+            "matrix_optimizer": self.matrix_optimizer.state_dict() if self.matrix_optimizer else {},
             "codec_updates": self.codec_updates,
         }
 
@@ -142,6 +154,8 @@ class Fitter:
         """Take what :meth:`state_dict` gave."""
         self.codec_optimizer.load_state_dict(state["codec_optimizer"])
         self.dynamics_optimizer.load_state_dict(state["dynamics_optimizer"])
+        if self.matrix_optimizer:
+            self.matrix_optimizer.load_state_dict(state["matrix_optimizer"])
         self.codec_updates = state["codec_updates"]
         self._latents.forget()
 
@@ -216,7 +230,7 @@ class Fitter:
         device = self.world_model.device
         draw = self._window_source(replay, rng)
         for update in _bar(updates, "dynamics", progress):
-            _set_rate(self.dynamics_optimizer, 1.0, update / updates, self.config.final_rate)
+            self._set_dynamics_rates(update / updates)
             windows = draw()
             batch = table[torch.as_tensor(windows.indices)].to(device, non_blocking=True).long()
             tracker.add(update, self._dynamics_update(replay, windows, batch, generator))
@@ -238,7 +252,7 @@ class Fitter:
         codec, dynamics = _Tracker(codec_updates - warmup), _Tracker(dynamics_updates)
         draw, done = self._window_source(replay, rng), 0
         for update in _bar(dynamics_updates, "world model", progress):
-            _set_rate(self.dynamics_optimizer, 1.0, update / dynamics_updates, self.config.final_rate)
+            self._set_dynamics_rates(update / dynamics_updates)
             if update % every == 0 and done < codec_updates - warmup:
                 start = self.config.codec_learning_rate
                 _set_rate(self.codec_optimizer, start, update / dynamics_updates, self.config.final_rate)
@@ -282,13 +296,22 @@ class Fitter:
         self.world_model.dynamics.train()
         with self.world_model.mixed_precision(config.bf16):
             loss, metrics = dynamics_loss(self.world_model, replay, windows, latents, config, generator)
-        self.dynamics_optimizer.zero_grad(set_to_none=True)
+        self.world_model.dynamics.zero_grad(set_to_none=True)
         loss.backward()
         if config.gradient_clip:
             nn.utils.clip_grad_norm_(self.world_model.dynamics.parameters(), config.gradient_clip)
-        self.dynamics_optimizer.step()
+        for optimizer in self._dynamics_optimizers:
+            optimizer.step()
         self.world_model.dynamics.eval()
         return metrics
+
+    @property
+    def _dynamics_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self.dynamics_optimizer, *([self.matrix_optimizer] if self.matrix_optimizer else [])]
+
+    def _set_dynamics_rates(self, done: float) -> None:
+        for optimizer in self._dynamics_optimizers:
+            _set_rate(optimizer, 1.0, done, self.config.final_rate)
 
     def _window_source(self, replay: Replay, rng: np.random.Generator) -> Callable[[], Windows]:
         """A function that draws the next batch of windows, one step longer than a sequence for the last targets."""
@@ -386,58 +409,6 @@ def _roll(
     return Prediction(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
 
 
-def encode_replay(
-    world_model: WorldModel, replay: Replay, chunk: int = 512, *, first: int = 0
-) -> npt.NDArray[np.uint8]:
-    """Encode every record once.
-
-    Args:
-        world_model: whose codec.
-        replay: n records.
-        chunk: frames encoded at once; always as many, so that a record's latent does not depend on what is beside it.
-        first: the record to begin with.
-
-    Returns:
-        (n - first, height, width) uint8, aligned with the replay's indices.
-    """
-    parts: list[npt.NDArray[np.uint8]] = []
-    for start in range(first, len(replay), chunk):
-        indices = np.minimum(np.arange(start, start + chunk), len(replay) - 1)
-        latents = world_model.encode(replay.frames_at(indices, world_model.frame_stack), chunk)
-        parts.append(latents[: len(replay) - start].to(torch.uint8).cpu().numpy())
-    return np.concatenate(parts)
-
-
-class LatentCache:
-    """The latents of a replay that grows, each record encoded once for as long as the codec stays as it is.
-
-    Args:
-        world_model: whose codec.
-    """
-
-    def __init__(self, world_model: WorldModel) -> None:
-        """Begin with none."""
-        self._world_model = world_model
-        self._known: npt.NDArray[np.uint8] | None = None
-        self._replay: Replay | None = None
-
-    def forget(self) -> None:
-        """The codec has changed, or the weights were loaded anew."""
-        self._known = None
-
-    def of(self, replay: Replay) -> npt.NDArray[np.uint8]:
-        """Latents of all records, (len(replay), height, width) uint8."""
-        # Once the oldest records are dropped, indices no longer mean the same records.
-        grown = replay is self._replay and replay.appended == len(replay)
-        self._replay = replay
-        if self._known is None or not grown:
-            self._known = encode_replay(self._world_model, replay)
-        elif len(self._known) < len(replay):
-            new = encode_replay(self._world_model, replay, first=len(self._known))
-            self._known = np.concatenate([self._known, new])
-        return self._known
-
-
 def _epochs(replay: Replay, batch_size: int, length: int, rng: np.random.Generator) -> Iterator[Windows]:
     """Windows that tile the replay, each once an epoch in random order, with a random offset (Sect. 3.3.2)."""
     stride = length - 1
@@ -448,22 +419,33 @@ def _epochs(replay: Replay, batch_size: int, length: int, rng: np.random.Generat
             yield replay.windows_from(starts[i : i + batch_size], length)
 
 
-def _dynamics_groups(dynamics: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
-    """Parameter groups: weights of products decay, norms and biases do not; the reward head has its own rate."""
+def _dynamics_groups(dynamics: nn.Module, config: FitConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Parameter groups of Muon and of AdamW.
+
+    Weights of products decay, norms and biases do not; AdamW's share of the reward head has its own rate.
+    """
+    muon: list[nn.Parameter] = []
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for module_name, module in dynamics.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             decays = name == "weight" and not isinstance(module, MapLayerNorm)
-            groups.setdefault((module_name.startswith("reward_head"), decays), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": config.reward_learning_rate if is_reward else config.dynamics_learning_rate,
-            "initial_lr": config.reward_learning_rate if is_reward else config.dynamics_learning_rate,
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
+            if config.dynamics_optimizer == "muon" and decays and is_matrix(parameter):
+                muon.append(parameter)
+            else:
+                groups.setdefault((module_name.startswith("reward_head"), decays), []).append(parameter)
+    rest = [
+        _group(
+            parameters,
+            config.reward_learning_rate if is_reward else config.dynamics_learning_rate,
+            config.weight_decay if decays else 0.0,
+        )
         for (is_reward, decays), parameters in groups.items()
     ]
+    return [_group(muon, config.muon_learning_rate, config.weight_decay)] if muon else [], rest
+
+
+def _group(parameters: list[nn.Parameter], rate: float, decay: float) -> dict[str, Any]:
+    return {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, start: float, done: float, final: float) -> None:

@@ -43,7 +43,7 @@ from dreamgym.real import make_game_env
 from dreamgym.real_env import GameOptions, make_real_env
 from dreamgym.replay import Replay
 from dreamgym.report import Record, flat_numbers, rollout_strip, round_line, summary_table, write_comparison
-from dreamgym.run_folder import Progress, RunFolder, derive_seed
+from dreamgym.run_folder import Progress, RunFolder, derive_seed, evaluations
 from dreamgym.sb3 import make_sb3_env
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
@@ -213,6 +213,8 @@ class _Run:
     def _evaluate(self, index: int) -> Record:
         config, measure = self.config, self.config.evaluate
         last = index == config.rounds - 1
+        if not last and (index + 1) % measure.every:
+            return self._measure_dream(self._dream(index), derive_seed(config.seed, "evaluate", index))
         episodes = measure.final_episodes if last else measure.episodes
         recorded = min(measure.record_episodes, episodes)
         if recorded:
@@ -240,15 +242,13 @@ class _Run:
         dreamt = evaluate_dream(agent, dreams, measure.dream_episodes, seed)
         dreams.close()
         record: Record = {"real": score.as_dict(), "dream": dreamt.as_dict()}
-        if index == 0:
+        if not any(entry["round"] < index for entry in evaluations(self.folder.log())):
             played = random_score(config.game, measure.final_episodes, seed, **self.game_options)
             record["random"] = played.as_dict()
         if recorded:
             self.folder.save_held_out(index, held_out)
             record["held_out"] = {"episodes": len(held_out.iter_episodes()), "steps": len(held_out)}
-            newest = self.folder.load_held_out(MOST_HELD_OUT, measure.fidelity_episodes)
-            if longest_episode(newest) >= config.dream.context:
-                record["fidelity"] = self._measure_dream(dream, newest, seed)
+            record |= self._measure_dream(dream, seed)
             if longest_episode(held_out) >= config.dream.context:
                 picture = rollout_strip(dream, held_out, seed)
                 self.writer.add_image("imagined_beside_real", picture, self._interactions(index), dataformats="HWC")
@@ -257,9 +257,12 @@ class _Run:
             save_dream(self.folder.path, dream)
         return record
 
-    def _measure_dream(self, dream: Dream, held_out: Replay, seed: int) -> Record:
-        """Fidelity on real episodes that were not fitted to; in Pong also whether the ball is there."""
+    def _measure_dream(self, dream: Dream, seed: int) -> Record:
+        """Fidelity on the newest held-out episodes, if there are any; in Pong also whether the ball is there."""
         config = self.config
+        held_out = self.folder.load_held_out(MOST_HELD_OUT, config.evaluate.fidelity_episodes)
+        if longest_episode(held_out) < config.dream.context:
+            return {}
         measured: Record = dict(
             fidelity(
                 dream.world_model,
@@ -275,7 +278,7 @@ class _Run:
         located = ball_survival(dream.world_model, held_out)
         if located is not None:
             measured["ball_located"] = located
-        return measured
+        return {"fidelity": measured}
 
     # What the phases are made of.
 
@@ -415,12 +418,12 @@ class _Run:
     def _finish(self, rates: dict[str, float]) -> None:
         """Pictures of the finished run, and its table."""
         log, path = self.folder.log(), self.folder.path
-        evaluated = [entry for entry in log if entry["phase"] == "evaluate"]
-        interactions = [entry["interactions"] for entry in log if entry["phase"] == "collect"]
+        evaluated = evaluations(log)
+        steps = {entry["round"]: entry["interactions"] for entry in log if entry["phase"] == "collect"}
         plot_scores(
             path / "scores.png",
             {self.config.game: [entry["real"] for entry in evaluated]},
-            interactions=interactions,
+            interactions=[steps[entry["round"]] for entry in evaluated],
             random=evaluated[0]["random"]["mean"],
             title=f"{self.config.game}, real score by round",
         )

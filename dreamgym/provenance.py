@@ -12,7 +12,7 @@ import torch
 from dreamgym import __version__
 from dreamgym.config import PRESETS, RunConfig, make_config
 from dreamgym.hardware import describe_machine
-from dreamgym.run_folder import RunFolder
+from dreamgym.run_folder import RunFolder, evaluations
 
 _CODE_AND_MACHINE = ("version", "commit", "device", "machine", "matmul_gflops", "earlier")
 
@@ -124,7 +124,7 @@ def provenance(folder: RunFolder) -> dict[str, Any]:
         CheckpointError: one of its files is damaged.
     """
     config, progress, log, machine = folder.config(), folder.progress(), folder.log(), folder.machine()
-    evaluated = [entry for entry in log if entry["phase"] == "evaluate"]
+    evaluated = evaluations(log)
     interactions = {entry["round"]: entry["interactions"] for entry in log if entry["phase"] == "collect"}
     first = machine.get("earlier", [machine])[0]
     facts: dict[str, Any] = {

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from dreamgym.checkpoint import Dream
 from dreamgym.replay import Replay
+from dreamgym.run_folder import evaluations
 from dreamgym.video import Comparison, compare_rollouts, side_by_side, strip, write_image, write_video
 
 Record = dict[str, Any]
@@ -59,7 +60,7 @@ def summary_table(log: list[Record]) -> str:
     Returns:
         Lines of text.
     """
-    evaluated = {e["round"]: e for e in log if e["phase"] == "evaluate"}
+    evaluated = {e["round"]: e for e in evaluations(log)}
     steps = {e["round"]: e["interactions"] for e in log if e["phase"] == "collect"}
     measured = [name for entry in evaluated.values() for name in entry.get("fidelity", {})]
     steps_told = [int(name.removeprefix("code_accuracy_")) for name in measured if name.startswith("code_accuracy_")]
@@ -68,7 +69,7 @@ def summary_table(log: list[Record]) -> str:
         f"{'round':>6} {'real steps':>10} {'real score':>11} {'95 % interval':>17} {'dream':>7}  "
         f"codes@1 {f'codes@{last}':>8}  lost   won"
     ]
-    first = evaluated[0].get("random")
+    first = next((entry["random"] for entry in evaluated.values() if "random" in entry), None)
     if first:
         lines.append(f"{'random':>6} {0:>10} {first['mean']:>11.2f} {_interval(first):>17}")
     for index, entry in sorted(evaluated.items()):
@@ -89,7 +90,10 @@ def _interval(score: Record) -> str:
 def round_line(log: list[Record], index: int, seconds: float) -> str:
     """One line on a finished round, and how long the run took so far."""
     entries = {e["phase"]: e for e in log if e["round"] == index}
-    real, dream = entries["evaluate"]["real"], entries["evaluate"]["dream"]
+    played = []
+    if "real" in entries["evaluate"]:
+        real, dream = entries["evaluate"]["real"], entries["evaluate"]["dream"]
+        played = [f"real score {real['mean']:.2f} {_interval(real)}", f"dream {dream['mean']:.2f}"]
     measured = entries["fit"] | entries["evaluate"].get("fidelity", {}) | entries["evaluate"]
     shown = [
         f"{name} {measured[key]:{form}}"
@@ -103,8 +107,8 @@ def round_line(log: list[Record], index: int, seconds: float) -> str:
     ]
     spent = ", ".join(f"{phase} {entries[phase]['seconds']:.0f} s" for phase in entries)
     return (
-        f"round {index + 1}: {entries['collect']['interactions']:,} real steps, real score {real['mean']:.2f} "
-        f"{_interval(real)}, dream {dream['mean']:.2f}, {', '.join(shown)}; {spent}; {seconds / 60:.1f} min in all"
+        f"round {index + 1}: {entries['collect']['interactions']:,} real steps, {', '.join(played + shown)}; {spent}; "
+        f"{seconds / 60:.1f} min in all"
     )
 
 

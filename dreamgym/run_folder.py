@@ -297,6 +297,11 @@ def _differences(left: dict[str, Any], right: dict[str, Any], prefix: str = "") 
     return lines
 
 
+def evaluations(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of a log that hold a real score, oldest first."""
+    return [entry for entry in log if entry["phase"] == "evaluate" and "real" in entry]
+
+
 def derive_seed(seed: int, *names: str | int) -> int:
     """A seed for one named stream of a run: the same names always give the same one.
 

@@ -11,7 +11,8 @@ import dreamgym.fit
 from dreamgym.collect import GameSession, collect_random
 from dreamgym.errors import ConfigError, InvalidInputError
 from dreamgym.evaluate import RandomPolicy
-from dreamgym.fit import FitConfig, Fitter, LatentCache, dynamics_loss, encode_replay
+from dreamgym.fit import FitConfig, Fitter, dynamics_loss
+from dreamgym.latents import LatentCache, encode_replay
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
 from dreamgym.models.losses import masked_mean

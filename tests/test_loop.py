@@ -315,6 +315,20 @@ def test_held_out_episodes_grow_with_the_run_and_fidelity_is_measured_on_the_new
     assert np.array_equal(measured_on[0], first_two)
 
 
+def test_the_score_is_measured_every_few_rounds_and_the_last_and_fidelity_in_between(tmp_path, capsys):
+    config = tiny(rounds=5, evaluate=replace(tiny().evaluate, every=2))
+    folder = RunFolder(run(config, tmp_path / "run"))
+    entries = [entry for entry in folder.log() if entry["phase"] == "evaluate"]
+
+    assert ["real" in entry for entry in entries] == [False, True, False, True, True]
+    assert ["fidelity" in entry for entry in entries] == [False, True, True, True, True]
+    assert ["random" in entry for entry in entries] == [False, True, False, False, False]
+    assert [score["interactions"] for score in dreamgym.provenance.provenance(folder)["scores"]] == [90, 150, 180]
+    printed = capsys.readouterr().out
+    assert printed.count("real score") == 3 + 1
+    assert "random" in printed
+
+
 def test_what_is_held_out_is_not_in_the_replay_that_is_fitted_to(tmp_path):
     folder = run(tiny(), tmp_path / "run")
 

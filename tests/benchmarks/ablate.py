@@ -31,8 +31,9 @@ from dreamgym.episodes import split_episodes
 from dreamgym.errors import ConfigError
 from dreamgym.evaluate import evaluate_real
 from dreamgym.fidelity import fidelity
-from dreamgym.fit import Fitter, encode_replay
+from dreamgym.fit import Fitter
 from dreamgym.hardware import describe_machine, matmul_rates
+from dreamgym.latents import encode_replay
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
 from dreamgym.models.quantizer import QuantizerConfig

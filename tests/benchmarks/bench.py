@@ -21,8 +21,9 @@ from dreamgym.collect import GameSession, collect_random
 from dreamgym.config import PRESETS, RunConfig, make_config
 from dreamgym.device import resolve_device
 from dreamgym.evaluate import RandomPolicy
-from dreamgym.fit import Fitter, encode_replay
+from dreamgym.fit import Fitter
 from dreamgym.hardware import describe_machine, matmul_rates
+from dreamgym.latents import encode_replay
 from dreamgym.real import make_game_env
 from dreamgym.replay import Replay
 from dreamgym.sb3 import make_sb3_env
