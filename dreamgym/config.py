@@ -275,9 +275,10 @@ def _quick() -> RunConfig:
         preset="quick",
         rounds=2,
         codec_updates=(500, 0),
-        dynamics_updates=(300, 200),
+        dynamics_updates=(800, 500),
         imagined_steps=(50_000,),
         collect=CollectConfig(first_steps=6_000, steps=3_000),
+        evaluate=EvaluateConfig(),
     )
 
 
@@ -286,23 +287,27 @@ def _laptop() -> RunConfig:
     return RunConfig(
         preset="laptop",
         network="light",
-        rounds=10,
+        # Short rounds: the policy goes where the dream is wrong, and the sooner it is told, the less it learns of that.
+        rounds=30,
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(800, 0),
-        dynamics_updates=(800, 600),
-        imagined_steps=(100_000,),
+        dynamics_updates=(1_500, 600),
+        imagined_steps=(30_000,),
         codec=VQVAEConfig(width=16, stages=3, quantizer=QuantizerConfig(num_codes=64)),
         dynamics=ResidualConfig(),
-        collect=CollectConfig(first_steps=12_800, steps=9_600),
+        collect=CollectConfig(first_steps=12_800, steps=3_050),
         # Balanced: the newest policy's experience is where the dream is wrong, and there is little of it.
         fit=FitConfig(
-            dynamics_batch_size=32,
+            dynamics_optimizer="muon",
+            dynamics_batch_size=8,
             dynamics_learning_rate=2e-3,
             reward_learning_rate=2e-3,
             final_rate=0.05,
+            code_noise=0.1,
             windows="balanced",
         ),
         dream=DreamConfig(temperature=0.1),
+        evaluate=EvaluateConfig(every=5),
     )
 
 

@@ -1,7 +1,8 @@
 """Fitting a world model to real experience (Robine et al. 2023, Sect. 3.3.2), with each departure a named switch."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,6 +49,8 @@ class FitConfig:
         gradient_clip: largest norm of the dynamics' gradient; 0 does not clip.
         context_steps: true latents at a window's start, after which the model's own samples are its input;
             0 uses the true ones throughout.
+        code_noise: mean share of the codes shown to the dynamics that are swapped for those of another step of the
+            batch in the same cell; every window has its own share, drawn evenly from 0 to twice this.
         reward_weight: of the reward's cross-entropy, relative to the latent's summed over its cells.
         end_weight: of the end's cross-entropy, likewise.
         life_loss_ends: whether a lost life counts as an end.
@@ -73,6 +76,7 @@ class FitConfig:
     weight_decay: float = 0.02
     gradient_clip: float = 100.0
     context_steps: int = 0
+    code_noise: float = 0.0
     reward_weight: float = 1.0
     end_weight: float = 1.0
     life_loss_ends: bool = True
@@ -90,6 +94,8 @@ class FitConfig:
             raise ConfigError(f"dynamics_optimizer: expected 'adamw' or 'muon', got {self.dynamics_optimizer!r}.")
         if min(self.codec_batch_size, self.dynamics_batch_size, self.sequence_length) < 1:
             raise ConfigError("codec_batch_size, dynamics_batch_size and sequence_length: expected at least 1.")
+        if not 0 <= self.code_noise <= 0.5:
+            raise ConfigError(f"code_noise: expected 0 to 0.5, got {self.code_noise}.")
         if self.event_priority < 1 or not 0 < self.final_rate <= 1 or self.balance_tau <= 0:
             raise ConfigError("expected event_priority of at least 1, final_rate in (0, 1] and balance_tau above 0.")
 
@@ -294,7 +300,7 @@ class Fitter:
     ) -> dict[str, Tensor]:
         config = self.config
         self.world_model.dynamics.train()
-        with self.world_model.mixed_precision(config.bf16):
+        with self._seeded_dropout(generator), self.world_model.mixed_precision(config.bf16):
             loss, metrics = dynamics_loss(self.world_model, replay, windows, latents, config, generator)
         self.world_model.dynamics.zero_grad(set_to_none=True)
         loss.backward()
@@ -304,6 +310,14 @@ class Fitter:
             optimizer.step()
         self.world_model.dynamics.eval()
         return metrics
+
+    @contextmanager
+    def _seeded_dropout(self, generator: torch.Generator) -> Generator[None]:
+        """Let dropout, which knows no generator but the global ones, draw from one of ours."""
+        device = self.world_model.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            yield
 
     @property
     def _dynamics_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -350,7 +364,7 @@ def dynamics_loss(
         windows: (batch, time + 1) records; the last one only gives the last target.
         latents: (batch, time + 1, height, width) int64, their latents, on the model's device.
         config: weights and the number of context steps.
-        generator: draws the model's own latents after the context, on the CPU.
+        generator: draws the model's own latents after the context, and swapped codes; on the CPU.
 
     Returns:
         (scalar, metrics as detached scalars).
@@ -366,7 +380,8 @@ def dynamics_loss(
     if config.life_loss_ends:
         ended = ended | replay.life_lost_at(inputs)
     ends = torch.as_tensor(ended, device=device)
-    prediction = _roll(world_model, latents[:, :-1], actions, rewards, ends, config.context_steps, generator)
+    shown = swap_codes(latents[:, :-1], config.code_noise, generator) if config.code_noise else latents[:, :-1]
+    prediction = _roll(world_model, shown, actions, rewards, ends, config.context_steps, generator)
     targets = latents[:, 1:]
     latent = masked_mean(latent_cross_entropy(prediction.latent_logits, targets), next_valid, weights)
     reward = masked_mean(reward_cross_entropy(prediction.reward_logits, rewards), valid, weights)
@@ -377,10 +392,29 @@ def dynamics_loss(
         loss = loss + config.end_weight * end
         metrics["end"] = end.detach()
     # Some of the windows are enough for a number that is only looked at, but one alone may hold no step that counts.
-    shown = slice(0, max(8, len(targets) // 8))
-    hits = prediction.latent_logits[shown].detach().argmax(dim=2) == targets[shown]
-    metrics["accuracy"] = masked_mean(hits.float().mean(dim=(2, 3)), next_valid[shown])
+    some = slice(0, max(8, len(targets) // 8))
+    hits = prediction.latent_logits[some].detach().argmax(dim=2) == targets[some]
+    metrics["accuracy"] = masked_mean(hits.float().mean(dim=(2, 3)), next_valid[some])
     return loss, metrics
+
+
+def swap_codes(latents: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """Latents with wrong codes among them, as a dream's own are: the dynamics learn not to trust every cell.
+
+    Args:
+        latents: (batch, time, height, width) int64.
+        share: mean share of the codes that are swapped; each window's is drawn evenly from 0 to twice this.
+        generator: of the draws, on the CPU.
+
+    Returns:
+        The same shape; a swapped code is that of another step, of any window, in the same cell.
+    """
+    batch, time = latents.shape[:2]
+    shares = 2 * share * torch.rand(batch, 1, 1, 1, generator=generator)
+    swapped = torch.rand(latents.shape, generator=generator) < shares
+    others = torch.randperm(batch * time, generator=generator)
+    wrong = latents.flatten(0, 1)[others.to(latents.device)].view_as(latents)
+    return torch.where(swapped.to(latents.device), wrong, latents)
 
 
 def _roll(

@@ -90,6 +90,7 @@ def _interval(score: Record) -> str:
 def round_line(log: list[Record], index: int, seconds: float) -> str:
     """One line on a finished round, and how long the run took so far."""
     entries = {e["phase"]: e for e in log if e["round"] == index}
+    real_steps = f"{entries['collect']['interactions']:,} real steps"
     played = []
     if "real" in entries["evaluate"]:
         real, dream = entries["evaluate"]["real"], entries["evaluate"]["dream"]
@@ -106,10 +107,7 @@ def round_line(log: list[Record], index: int, seconds: float) -> str:
         if key in measured
     ]
     spent = ", ".join(f"{phase} {entries[phase]['seconds']:.0f} s" for phase in entries)
-    return (
-        f"round {index + 1}: {entries['collect']['interactions']:,} real steps, {', '.join(played + shown)}; {spent}; "
-        f"{seconds / 60:.1f} min in all"
-    )
+    return f"round {index + 1}: {', '.join([real_steps, *played, *shown])}; {spent}; {seconds / 60:.1f} min in all"
 
 
 def flat_numbers(record: Record, prefix: str = "") -> list[tuple[str, float]]:

@@ -11,7 +11,7 @@ import dreamgym.fit
 from dreamgym.collect import GameSession, collect_random
 from dreamgym.errors import ConfigError, InvalidInputError
 from dreamgym.evaluate import RandomPolicy
-from dreamgym.fit import FitConfig, Fitter, dynamics_loss
+from dreamgym.fit import FitConfig, Fitter, dynamics_loss, swap_codes
 from dreamgym.latents import LatentCache, encode_replay
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
@@ -474,3 +474,53 @@ def test_every_setting_of_the_fit_is_read_by_it():
         if isinstance(node, ast.Attribute)
     }
     assert {f.name for f in fields(FitConfig)} <= read
+
+
+def test_swapped_codes_are_those_of_other_steps_in_the_same_cell_and_as_many_as_asked_for():
+    batch, time, side = 40, 10, 6
+    cells = torch.arange(side * side).view(side, side)
+    latents = (torch.arange(batch * time).view(batch, time, 1, 1) * 36 + cells).long()
+    made = swap_codes(latents, 0.1, torch.Generator().manual_seed(0))
+    assert torch.equal(made % 36, latents % 36)
+    shares = (made != latents).float().mean(dim=(1, 2, 3))
+    assert 0.07 < shares.mean() < 0.13
+    assert shares.max() <= 0.25
+    assert shares.min() < 0.05
+    assert torch.equal(made, swap_codes(latents, 0.1, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_targets_are_never_swapped(noise, monkeypatch):
+    model, replay = world_model(), pong()
+    shown, wanted = [], []
+    roll, cross_entropy = dreamgym.fit._roll, dreamgym.fit.latent_cross_entropy
+    monkeypatch.setattr(dreamgym.fit, "_roll", lambda m, latents, *a: shown.append(latents) or roll(m, latents, *a))
+    monkeypatch.setattr(
+        dreamgym.fit, "latent_cross_entropy", lambda p, targets: wanted.append(targets) or cross_entropy(p, targets)
+    )
+    windows = replay.sample_windows(4, 6, np.random.default_rng(0))
+    latents = torch.as_tensor(encode_replay(model, replay)[windows.indices]).long()
+    dynamics_loss(model, replay, windows, latents, replace(SMALL, code_noise=noise), torch.Generator().manual_seed(0))
+    assert torch.equal(wanted[0], latents[:, 1:])
+    assert torch.equal(shown[0], latents[:, :-1]) == (noise == 0)
+
+
+def test_dropout_is_drawn_from_the_fit_s_generator_and_leaves_the_global_one_alone():
+    def fitted(global_seed: int):
+        torch.manual_seed(global_seed)
+        config = ResidualConfig(channels=16, blocks=1, embedding=8, patch=2, dropout=0.5, reward_dropout=0.5)
+        model = world_model(dynamics=config)
+        after_build = torch.random.get_rng_state()
+        fit(Fitter(model, SMALL), pong(), 0, 4)
+        assert torch.equal(torch.random.get_rng_state(), after_build)
+        assert not model.dynamics.training
+        return model.dynamics.state_dict()
+
+    for a, b in zip(fitted(1).values(), fitted(2).values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("setting", [{"code_noise": 0.6}, {"code_noise": -0.1}])
+def test_a_share_of_swapped_codes_out_of_range_is_refused(setting):
+    with pytest.raises(ConfigError, match=r"code_noise: expected 0 to 0\.5"):
+        FitConfig(**setting)

@@ -31,6 +31,8 @@ class ResidualConfig:
             6x6.
         reward_hidden: units of the reward head's linear layer.
         end_head: whether the end of the episode is predicted.
+        dropout: share of channels that a block does not add, in training.
+        reward_dropout: share of channels that the reward head does not see, in training: rewards are few.
     """
 
     memory: int = 4
@@ -40,6 +42,8 @@ class ResidualConfig:
     patch: int = 2
     reward_hidden: int = 128
     end_head: bool = True
+    dropout: float = 0.1
+    reward_dropout: float = 0.2
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -48,6 +52,9 @@ class ResidualConfig:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
         if self.blocks < 0:
             raise ConfigError(f"blocks: expected at least 0, got {self.blocks}.")
+        for name in ("dropout", "reward_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 0 and less than 1, got {getattr(self, name)}.")
 
 
 class ResidualState(NamedTuple):
@@ -60,9 +67,12 @@ class ResidualState(NamedTuple):
 
 
 class ResidualBlock(nn.Module):
-    """ReLU -> Conv 3x3 -> ReLU -> Conv 3x3, plus the input; the block begins as the identity (He et al. 2016)."""
+    """ReLU -> Conv 3x3 -> ReLU -> Conv 3x3, plus the input; the block begins as the identity (He et al. 2016).
 
-    def __init__(self, channels: int) -> None:
+    In training, whole channels of what it adds are dropped (Tompson et al. 2015).
+    """
+
+    def __init__(self, channels: int, dropout: float) -> None:
         """Build the block."""
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
@@ -70,10 +80,11 @@ class ResidualBlock(nn.Module):
         # Without norms a deep sum starts tame if every term starts at zero (Zhang et al. 2019, Fixup).
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)  # pyright: ignore[reportArgumentType]
+        self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(batch, channels, height, width) to the same shape."""
-        return inputs + self.second(F.relu(self.first(F.relu(inputs))))
+        return inputs + self.dropout(self.second(F.relu(self.first(F.relu(inputs)))))
 
 
 class ResidualDynamics(nn.Module):
@@ -93,9 +104,10 @@ class ResidualDynamics(nn.Module):
         self._height, self._width = height // config.patch, width // config.patch
         self.embed = nn.Conv2d(channels, config.embedding, config.patch, stride=config.patch)
         self.inputs = nn.Conv2d(config.memory * (config.embedding + num_actions), config.channels, 3, padding=1)
-        self.blocks = nn.Sequential(*(ResidualBlock(config.channels) for _ in range(config.blocks)))
+        self.blocks = nn.Sequential(*(ResidualBlock(config.channels, config.dropout) for _ in range(config.blocks)))
         # Most cells keep their code: the latent head sees the newest latent besides the trunk.
         self.latent_head = nn.Conv2d(config.channels + config.embedding, num_codes * config.patch**2, 1)
+        self.reward_dropout = nn.Dropout2d(config.reward_dropout)
         self.reward_head = RewardHead(config.channels, self._height, self._width, config.reward_hidden, 3)
         self.end_head = (
             RewardHead(config.channels, self._height, self._width, 64, 1, channels=8) if config.end_head else None
@@ -161,7 +173,7 @@ class ResidualDynamics(nn.Module):
         shown = torch.cat([seen[:, lag : lag + time] for lag in range(self.config.memory)], dim=-1)
         trunk = F.relu(self.blocks(self.inputs(shown.flatten(0, 1).permute(0, 3, 1, 2))))
         latent_logits = self._latent_logits(torch.cat([trunk, embedded], dim=1))
-        heads = latent_logits, self.reward_head(trunk).float(), self._end_logits(trunk).float()
+        heads = latent_logits, self.reward_head(self.reward_dropout(trunk)).float(), self._end_logits(trunk).float()
         prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
         kept = seen[:, time:].permute(0, 1, 4, 2, 3).float()
         return prediction, ResidualState(kept, trunk.unflatten(0, (batch, time))[:, -1].float())
