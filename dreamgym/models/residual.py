@@ -42,8 +42,8 @@ class ResidualConfig:
     patch: int = 2
     reward_hidden: int = 128
     end_head: bool = True
-    dropout: float = 0.0
-    reward_dropout: float = 0.0
+    dropout: float = 0.1
+    reward_dropout: float = 0.2
 
     def __post_init__(self) -> None:
         """Check the ranges."""
