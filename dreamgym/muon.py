@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dreamgym.errors import ConfigError
 
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315
-"""Of the quintic iteration: its slope at zero is as large as convergence into [0.7, 1.2] lets it be."""
+"""Of the quintic iteration: its slope at zero is large, so singular values end near one, not at it."""
 
 SMALLEST_SIDE = 9
 """Weights with fewer rows or columns, a head's last layer for one, are left to another optimiser."""
