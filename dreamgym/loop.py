@@ -214,7 +214,7 @@ class _Run:
         config, measure = self.config, self.config.evaluate
         last = index == config.rounds - 1
         if not last and (index + 1) % measure.every:
-            return self._measure_dream(self._dream(index), derive_seed(config.seed, "evaluate", index))
+            return self._measure_dream(derive_seed(config.seed, "evaluate", index))
         episodes = measure.final_episodes if last else measure.episodes
         recorded = min(measure.record_episodes, episodes)
         if recorded:
@@ -248,7 +248,7 @@ class _Run:
         if recorded:
             self.folder.save_held_out(index, held_out)
             record["held_out"] = {"episodes": len(held_out.iter_episodes()), "steps": len(held_out)}
-            record |= self._measure_dream(dream, seed)
+            record |= self._measure_dream(seed)
             if longest_episode(held_out) >= config.dream.context:
                 picture = rollout_strip(dream, held_out, seed)
                 self.writer.add_image("imagined_beside_real", picture, self._interactions(index), dataformats="HWC")
@@ -257,7 +257,7 @@ class _Run:
             save_dream(self.folder.path, dream)
         return record
 
-    def _measure_dream(self, dream: Dream, seed: int) -> Record:
+    def _measure_dream(self, seed: int) -> Record:
         """Fidelity on the newest held-out episodes, if there are any; in Pong also whether the ball is there."""
         config = self.config
         held_out = self.folder.load_held_out(MOST_HELD_OUT, config.evaluate.fidelity_episodes)
@@ -265,7 +265,7 @@ class _Run:
             return {}
         measured: Record = dict(
             fidelity(
-                dream.world_model,
+                self.world_model,
                 held_out,
                 context=config.dream.context,
                 horizon=config.dream.horizon,
@@ -275,7 +275,7 @@ class _Run:
                 seed=seed,
             )
         )
-        located = ball_survival(dream.world_model, held_out)
+        located = ball_survival(self.world_model, held_out)
         if located is not None:
             measured["ball_located"] = located
         return {"fidelity": measured}
