@@ -24,6 +24,7 @@ from dreamgym.models.losses import (
 )
 from dreamgym.muon import Muon, is_matrix
 from dreamgym.replay import Replay, Windows
+from dreamgym.surprise import SurpriseWindows
 from dreamgym.world_model import WorldModel
 
 Report = dict[str, float]
@@ -54,9 +55,12 @@ class FitConfig:
         reward_weight: of the reward's cross-entropy, relative to the latent's summed over its cells.
         end_weight: of the end's cross-entropy, likewise.
         life_loss_ends: whether a lost life counts as an end.
-        windows: how windows are drawn: "uniform", "balanced" (softmax(-visits / tau)) or "epoch" (each once).
+        windows: how windows are drawn: "uniform", "balanced" (softmax(-visits / tau)), "surprise" (in proportion to
+            their loss when last seen) or "epoch" (each once).
         balance_tau: tau of balanced sampling.
-        event_priority: how much more often windows with a reward or an end are drawn, with weights that correct it.
+        surprise_limit: a window is drawn for its loss at most so many times as often as the average one.
+        event_priority: how much more often uniform and balanced windows are drawn if they hold a reward or an end, with
+            weights that correct it.
         interleaved: fit codec and dynamics alternately, encoding each batch anew, as the paper does; False fits the
             codec first and then the dynamics on latents encoded once.
         bf16: matrix products of training in bfloat16.
@@ -80,24 +84,27 @@ class FitConfig:
     reward_weight: float = 1.0
     end_weight: float = 1.0
     life_loss_ends: bool = True
-    windows: Literal["uniform", "balanced", "epoch"] = "uniform"
+    windows: Literal["uniform", "balanced", "surprise", "epoch"] = "uniform"
     balance_tau: float = 20.0
+    surprise_limit: float = 8.0
     event_priority: float = 4.0
     interleaved: bool = False
     bf16: bool = True
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.windows not in ("uniform", "balanced", "epoch"):
-            raise ConfigError(f"windows: expected 'uniform', 'balanced' or 'epoch', got {self.windows!r}.")
+        if self.windows not in ("uniform", "balanced", "surprise", "epoch"):
+            raise ConfigError(f"windows: expected 'uniform', 'balanced', 'surprise' or 'epoch', got {self.windows!r}.")
         if self.dynamics_optimizer not in ("adamw", "muon"):
             raise ConfigError(f"dynamics_optimizer: expected 'adamw' or 'muon', got {self.dynamics_optimizer!r}.")
         if min(self.codec_batch_size, self.dynamics_batch_size, self.sequence_length) < 1:
             raise ConfigError("codec_batch_size, dynamics_batch_size and sequence_length: expected at least 1.")
         if not 0 <= self.code_noise <= 0.5:
             raise ConfigError(f"code_noise: expected 0 to 0.5, got {self.code_noise}.")
-        if self.event_priority < 1 or not 0 < self.final_rate <= 1 or self.balance_tau <= 0:
-            raise ConfigError("expected event_priority of at least 1, final_rate in (0, 1] and balance_tau above 0.")
+        if min(self.event_priority, self.surprise_limit) < 1 or not 0 < self.final_rate <= 1 or self.balance_tau <= 0:
+            raise ConfigError(
+                "expected event_priority and surprise_limit of at least 1, final_rate in (0, 1], balance_tau above 0."
+            )
 
     @classmethod
     def published(cls) -> "FitConfig":
@@ -145,7 +152,9 @@ class Fitter:
         precision = torch.bfloat16 if config.bf16 else torch.float32
         self.matrix_optimizer = Muon(matrices, dtype=precision) if matrices else None
         self.codec_updates = 0
+        self.dynamics_updates = 0
         self._latents = LatentCache(world_model)
+        self._surprise = SurpriseWindows(config.surprise_limit)
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser states and counters; the weights are the world model's own."""
@@ -154,6 +163,8 @@ class Fitter:
             "dynamics_optimizer": self.dynamics_optimizer.state_dict(),
             "matrix_optimizer": self.matrix_optimizer.state_dict() if self.matrix_optimizer else {},
             "codec_updates": self.codec_updates,
+            "dynamics_updates": self.dynamics_updates,
+            "losses": torch.from_numpy(self._surprise.losses),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -163,6 +174,8 @@ class Fitter:
         if self.matrix_optimizer:
             self.matrix_optimizer.load_state_dict(state["matrix_optimizer"])
         self.codec_updates = state["codec_updates"]
+        self.dynamics_updates = state.get("dynamics_updates", 0)
+        self._surprise.restore(state.get("losses", torch.zeros(0)).cpu().numpy())
         self._latents.forget()
 
     def fit(
@@ -186,7 +199,8 @@ class Fitter:
             progress: show a progress bar.
 
         Returns:
-            Losses and accuracies, means over the last tenth of the updates.
+            Losses and accuracies, means over the last tenth of the updates; with windows by surprise also
+            ``dynamics/surprise``, the loss of the latents of new experience before it is fitted to.
 
         Raises:
             InvalidInputError: the replay holds fewer steps than a window needs.
@@ -218,6 +232,7 @@ class Fitter:
         for update in _bar(updates, "codec", progress):
             _set_rate(self.codec_optimizer, start, update / updates, self.config.final_rate)
             tracker.add(update, self._codec_update(replay, rng, generator))
+        self._surprise.forget()
         return tracker.report("codec/")
 
     def fit_dynamics(
@@ -234,13 +249,29 @@ class Fitter:
         tracker = _Tracker(updates)
         table = torch.as_tensor(latents)
         device = self.world_model.device
+        before = self._measure_surprise(replay, table, generator) if self.config.windows == "surprise" else {}
         draw = self._window_source(replay, rng)
         for update in _bar(updates, "dynamics", progress):
             self._set_dynamics_rates(update / updates)
             windows = draw()
             batch = table[torch.as_tensor(windows.indices)].to(device, non_blocking=True).long()
             tracker.add(update, self._dynamics_update(replay, windows, batch, generator))
-        return tracker.report("dynamics/")
+        return before | tracker.report("dynamics/")
+
+    def _measure_surprise(self, replay: Replay, latents: Tensor, generator: torch.Generator) -> Report:
+        """How badly records that were never fitted to are predicted: what their windows are drawn by at first."""
+        first, length = self._surprise.follow(replay), self.config.sequence_length
+        if first == len(replay) or not self.dynamics_updates:
+            return {}
+        starts = np.arange(max(0, first - length), len(replay) - length, length)
+        starts = np.append(starts, len(replay) - 1 - length)
+        for chosen in np.array_split(starts, math.ceil(len(starts) / self.config.dynamics_batch_size)):
+            windows = replay.windows_from(chosen, length + 1)
+            batch = latents[torch.as_tensor(windows.indices)].to(self.world_model.device).long()
+            with torch.no_grad(), self.world_model.mixed_precision(self.config.bf16):
+                _, metrics = dynamics_loss(self.world_model, replay, windows, batch, self.config, generator)
+            self._surprise.update(windows, metrics["latent_steps"].cpu().numpy())
+        return {"dynamics/surprise": float(np.nanmean(self._surprise.losses[first:]))}
 
     def _fit_interleaved(
         self,
@@ -293,7 +324,7 @@ class Fitter:
         codec.eval()
         self._latents.forget()
         self.codec_updates += 1
-        return {name: value for name, value in metrics.items() if value.dim() == 0}
+        return _scalars(metrics)
 
     def _dynamics_update(
         self, replay: Replay, windows: Windows, latents: Tensor, generator: torch.Generator
@@ -309,7 +340,10 @@ class Fitter:
         for optimizer in self._dynamics_optimizers:
             optimizer.step()
         self.world_model.dynamics.eval()
-        return metrics
+        self.dynamics_updates += 1
+        if config.windows == "surprise":
+            self._surprise.update(windows, metrics["latent_steps"].cpu().numpy())
+        return _scalars(metrics)
 
     @contextmanager
     def _seeded_dropout(self, generator: torch.Generator) -> Generator[None]:
@@ -335,6 +369,9 @@ class Fitter:
         if kind == "epoch":
             batches = _epochs(replay, config.dynamics_batch_size, length, rng)
             return lambda: next(batches)
+        if kind == "surprise":
+            self._surprise.follow(replay)
+            return lambda: self._surprise.draw(replay, config.dynamics_batch_size, length, rng)
         prioritised = config.event_priority > 1
         if prioritised:
             replay.prioritise_events(length - 1, config.event_priority)
@@ -367,7 +404,8 @@ def dynamics_loss(
         generator: draws the model's own latents after the context, and swapped codes; on the CPU.
 
     Returns:
-        (scalar, metrics as detached scalars).
+        (scalar, metrics as detached scalars, and ``latent_steps``: each step's loss, (batch, time), nats, detached;
+        0 where the target does not count).
     """
     device = world_model.device
     inputs = windows.indices[:, :-1]
@@ -383,10 +421,11 @@ def dynamics_loss(
     shown = swap_codes(latents[:, :-1], config.code_noise, generator) if config.code_noise else latents[:, :-1]
     prediction = _roll(world_model, shown, actions, rewards, ends, config.context_steps, generator)
     targets = latents[:, 1:]
-    latent = masked_mean(latent_cross_entropy(prediction.latent_logits, targets), next_valid, weights)
+    latent_steps = latent_cross_entropy(prediction.latent_logits, targets)
+    latent = masked_mean(latent_steps, next_valid, weights)
     reward = masked_mean(reward_cross_entropy(prediction.reward_logits, rewards), valid, weights)
     loss = latent + config.reward_weight * reward
-    metrics = {"latent": latent.detach(), "reward": reward.detach()}
+    metrics = {"latent": latent.detach(), "reward": reward.detach(), "latent_steps": latent_steps.detach() * next_valid}
     if world_model.config.dynamics.end_head:
         end = masked_mean(end_cross_entropy(prediction.end_logit, ends), valid, weights)
         loss = loss + config.end_weight * end
@@ -480,6 +519,10 @@ def _dynamics_groups(dynamics: nn.Module, config: FitConfig) -> tuple[list[dict[
 
 def _group(parameters: list[nn.Parameter], rate: float, decay: float) -> dict[str, Any]:
     return {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+
+
+def _scalars(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in metrics.items() if value.dim() == 0}
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, start: float, done: float, final: float) -> None:

@@ -202,11 +202,68 @@ def test_the_fit_draws_by_event_priority(monkeypatch, priority, uniform):
     assert all((windows.weights == 1).all() for windows in drawn) == uniform
 
 
-@pytest.mark.parametrize("windows", ["uniform", "balanced", "epoch"])
+@pytest.mark.parametrize("windows", ["uniform", "balanced", "surprise", "epoch"])
 def test_windows_of_every_kind_are_one_step_longer_than_a_sequence(windows):
     fitter = Fitter(world_model(), replace(SMALL, windows=windows))
     drawn = fitter._window_source(pong(), np.random.default_rng(0))()
     assert drawn.indices.shape == (8, 7)
+
+
+def test_windows_of_a_fit_by_surprise_are_drawn_by_the_losses_it_had(monkeypatch):
+    replay = pong()
+    model = world_model()
+    fitter = Fitter(model, replace(SMALL, windows="surprise", bf16=False))
+    fit(fitter, replay, 0, 30)
+    losses = fitter.state_dict()["losses"]
+    assert losses.shape == (300,) and (~losses.isnan()).float().mean() > 0.5
+    # A step's loss is that of the update that saw it last.
+    seen = {}
+    original = dreamgym.fit.dynamics_loss
+
+    def spy(*args):
+        loss, metrics = original(*args)
+        seen.update(windows=args[2], steps=metrics["latent_steps"])
+        return loss, metrics
+
+    monkeypatch.setattr(dreamgym.fit, "dynamics_loss", spy)
+    fit(fitter, replay, 0, 1)
+    windows, steps = seen["windows"], seen["steps"]
+    last = fitter.state_dict()["losses"][windows.indices[-1, 1:]]
+    assert torch.equal(last[windows.mask[-1, 1:]], steps[-1][windows.mask[-1, 1:]])
+
+
+def test_surprise_at_new_experience_is_measured_before_it_is_fitted_to(monkeypatch):
+    replay = Replay(90)
+    for i in range(80):
+        replay.append(pong().frames_at(i)[0], i % 6, 0.0, False, False, False, i == 0)
+    fitter = Fitter(world_model(), replace(SMALL, windows="surprise", bf16=False))
+    assert "dynamics/surprise" not in fit(fitter, replay, 3, 4)
+    for i in range(80, 90):
+        replay.append(pong().frames_at(i)[0], i % 6, 0.0, False, False, False, False)
+    known = []
+    update = fitter._dynamics_update
+    monkeypatch.setattr(
+        fitter,
+        "_dynamics_update",
+        lambda *args: known.append(fitter.state_dict()["losses"][80:].clone()) or update(*args),
+    )
+    report = fit(fitter, replay, 0, 2)
+    assert report["dynamics/surprise"] == pytest.approx(known[0].mean().item())
+    assert not known[0].isnan().any()
+    assert "dynamics/surprise" not in fit(fitter, replay, 0, 1)
+
+
+def test_a_saved_fit_by_surprise_goes_on_as_if_it_had_not_stopped():
+    config = replace(SMALL, windows="surprise", code_noise=0.1, bf16=False)
+    through, saved = Fitter(world_model(), config), Fitter(world_model(), config)
+    for fitter in (through, saved):
+        fit(fitter, pong(), 5, 12)
+    resumed = Fitter(saved.world_model, config)
+    resumed.load_state_dict(saved.state_dict())
+    for fitter in (through, resumed):
+        fit(fitter, pong(), 0, 6, seed=1)
+    for a, b in zip(through.world_model.parameters(), resumed.world_model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_epoch_windows_show_every_step_once():
@@ -457,7 +514,8 @@ def test_too_little_experience_is_refused():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"windows": "all"}, {"event_priority": 0.5}, {"final_rate": 0.0}, {"balance_tau": 0}]
+    "settings",
+    [{"windows": "all"}, {"event_priority": 0.5}, {"final_rate": 0.0}, {"balance_tau": 0}, {"surprise_limit": 0.9}],
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError):

@@ -1,0 +1,107 @@
+"""Windows that surprise the dynamics are drawn more often.
+
+Prioritised replay (Schaul et al. 2016), for a world model (Kauvar et al. 2023, "Curious Replay"). What a young policy
+hardly ever does, returning a ball, is a small share of its experience and stays badly fitted long after the rest is
+learned; a policy that trains in such a dream never finds out that it pays.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from dreamgym.errors import InvalidInputError, ReplayError
+from dreamgym.replay import Replay, Windows
+
+Losses = npt.NDArray[np.float32]
+
+
+class SurpriseWindows:
+    """Draws windows in proportion to the loss that their steps had when they were last seen.
+
+    There are no importance weights: to shift the fit towards what is not yet learned is the purpose. A limit keeps what
+    cannot be learned from taking over.
+
+    Args:
+        limit: a window is drawn at most so many times as often as the average one, and at least 1 / limit times.
+    """
+
+    def __init__(self, limit: float) -> None:
+        """Begin with no loss known."""
+        if not limit >= 1:
+            raise InvalidInputError(f"limit: expected at least 1, got {limit!r}.")
+        self._limit = limit
+        self._losses: Losses = np.zeros(0, np.float32)
+        self._replay: Replay | None = None
+
+    @property
+    def losses(self) -> Losses:
+        """(records,) float32, nats: how badly each record's latent was predicted from those before it; NaN: unknown."""
+        return self._losses
+
+    def restore(self, losses: Losses) -> None:
+        """Go on with losses that were saved: they belong to the oldest records of the next replay that is drawn from.
+
+        Raises:
+            InvalidInputError: not one row of numbers.
+        """
+        values = np.array(losses, dtype=np.float32)
+        if values.ndim != 1:
+            raise InvalidInputError(f"losses: expected (records,), got {values.shape}.")
+        self._losses, self._replay = values, None
+
+    def forget(self) -> None:
+        """The codec has changed, and with it every loss."""
+        self._losses = np.zeros(0, np.float32)
+
+    def follow(self, replay: Replay) -> int:
+        """Make room for a replay's records; what is known of another one, or if its oldest were dropped, is forgotten.
+
+        Returns:
+            The oldest record for which there was no room before: all from there on are new.
+        """
+        same = self._replay is None or self._replay is replay
+        if not same or replay.appended != len(replay) or len(self._losses) > len(replay):
+            self.forget()
+        self._replay = replay
+        first = len(self._losses)
+        self._losses = np.concatenate([self._losses, np.full(len(replay) - first, np.nan, np.float32)])
+        return first
+
+    def update(self, windows: Windows, losses: Losses) -> None:
+        """Remember losses.
+
+        Args:
+            windows: (batch, time + 1) records.
+            losses: (batch, time), nats, of all records but each window's first; those outside its episode are ignored.
+        """
+        # What is not in the window's episode cannot be predicted from it.
+        known = windows.mask[:, 1:]
+        self._losses[windows.indices[:, 1:][known]] = losses[known]
+
+    def draw(self, replay: Replay, batch_size: int, length: int, rng: np.random.Generator) -> Windows:
+        """Draw windows of consecutive records, independently, with replacement, in O(len(replay)).
+
+        Args:
+            replay: given to :meth:`follow` before.
+            batch_size: number of windows.
+            length: records a window, at least 2.
+            rng: where the draws come from.
+
+        Returns:
+            Windows with weights of 1. A record whose loss is not known counts as an average one.
+
+        Raises:
+            ReplayError: fewer records than ``length``.
+        """
+        if len(replay) < length:
+            raise ReplayError(f"expected a replay buffer of at least {length} records, it has {len(replay)}.")
+        losses = self._losses.astype(np.float64)
+        unknown = np.isnan(losses)
+        losses[unknown] = losses[~unknown].mean() if not unknown.all() else 1.0
+        sums = np.concatenate([[0.0], np.cumsum(losses)])
+        # A window's first record is no target.
+        weights = sums[length:] - sums[1 : len(sums) - length + 1]
+        mean = weights.mean()
+        weights = np.clip(weights, mean / self._limit, mean * self._limit) if mean > 0 else np.ones_like(weights)
+        ends = np.cumsum(weights)
+        starts = np.searchsorted(ends, rng.random(batch_size) * ends[-1], side="right")
+        return replay.windows_from(np.minimum(starts, len(weights) - 1), length)

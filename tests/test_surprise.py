@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from dreamgym.errors import InvalidInputError, ReplayError
+from dreamgym.replay import Replay
+from dreamgym.surprise import SurpriseWindows
+
+
+def records(count, ends=(), capacity=None):
+    """Experience in which episodes end at given steps."""
+    replay = Replay(capacity or count, (4, 4))
+    for step in range(count):
+        replay.append(np.zeros((4, 4), np.uint8), 0, 0.0, step in ends, False, False, step == 0 or step - 1 in ends)
+    return replay
+
+
+def known(replay, losses, limit=8.0):
+    """A sampler to which all losses are known."""
+    sampler = SurpriseWindows(limit)
+    sampler.restore(np.asarray(losses, np.float32))
+    sampler.follow(replay)
+    return sampler
+
+
+def test_windows_are_drawn_in_proportion_to_the_loss_of_their_targets():
+    replay = records(300)
+    losses = np.ones(300)
+    losses[100:110] = 3.0
+    sampler = known(replay, losses)
+    drawn = sampler.draw(replay, 200_000, 3, np.random.default_rng(0))
+    counts = np.bincount(drawn.indices[:, 0], minlength=298)
+    expected = losses[1:299] + losses[2:300]
+    assert np.allclose(counts / counts.sum(), expected / expected.sum(), atol=1e-3)
+    assert drawn.indices.shape == (200_000, 3) and (drawn.weights == 1).all()
+
+
+def test_no_window_is_drawn_more_or_less_often_than_the_limit_says():
+    replay = records(1_000)
+    losses = np.zeros(1_000)
+    losses[500:502] = 1e6
+    drawn = known(replay, losses, limit=4.0).draw(replay, 400_000, 2, np.random.default_rng(0))
+    counts = np.bincount(drawn.indices[:, 0], minlength=999)
+    often, seldom = counts[499:501].mean(), np.delete(counts, [499, 500]).mean()
+    assert often / seldom == pytest.approx(16, rel=0.1)
+
+
+def test_a_record_of_unknown_loss_counts_as_an_average_one():
+    replay = records(101)
+    losses = np.full(101, 2.0)
+    losses[40:60] = np.nan
+    drawn = known(replay, losses).draw(replay, 100_000, 2, np.random.default_rng(0))
+    counts = np.bincount(drawn.indices[:, 0], minlength=100)
+    assert counts.min() > 0.85 * counts.mean() and counts.max() < 1.15 * counts.mean()
+
+
+def test_without_any_loss_all_windows_are_alike():
+    replay = records(50)
+    sampler = SurpriseWindows(8.0)
+    assert sampler.follow(replay) == 0
+    starts = sampler.draw(replay, 46_000, 5, np.random.default_rng(0)).indices[:, 0]
+    counts = np.bincount(starts, minlength=46)
+    assert len(counts) == 46 and counts.min() > 800
+
+
+def test_losses_beyond_the_episode_are_not_remembered():
+    replay = records(20, ends=(9,))
+    sampler = SurpriseWindows(8.0)
+    sampler.follow(replay)
+    windows = replay.windows_from([6], 8)
+    sampler.update(windows, np.arange(1.0, 8.0, dtype=np.float32)[None])
+    assert sampler.losses[7:10].tolist() == [1.0, 2.0, 3.0]
+    assert np.isnan(sampler.losses[10:]).all() and np.isnan(sampler.losses[:7]).all()
+
+
+def test_new_records_join_and_those_of_another_replay_do_not():
+    replay = records(30, capacity=60)
+    sampler = known(replay, np.ones(30))
+    for _ in range(10):
+        replay.append(np.zeros((4, 4), np.uint8), 0, 0.0, False, False, False, False)
+    assert sampler.follow(replay) == 30
+    assert (sampler.losses[:30] == 1).all() and np.isnan(sampler.losses[30:]).all() and len(sampler.losses) == 40
+    assert sampler.follow(records(40)) == 0
+    assert np.isnan(sampler.losses).all()
+
+
+def test_records_that_moved_are_forgotten():
+    replay = records(30)
+    sampler = known(replay, np.ones(30))
+    replay.append(np.zeros((4, 4), np.uint8), 0, 0.0, False, False, False, False)
+    assert sampler.follow(replay) == 0
+    assert np.isnan(sampler.losses).all()
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(InvalidInputError, match="limit"):
+        SurpriseWindows(0.5)
+    with pytest.raises(InvalidInputError, match="records"):
+        SurpriseWindows(2.0).restore(np.zeros((2, 2)))
+    replay = records(5)
+    sampler = known(replay, np.ones(5))
+    with pytest.raises(ReplayError):
+        sampler.draw(replay, 2, 9, np.random.default_rng(0))
