@@ -35,11 +35,17 @@ class StartStates(NamedTuple):
             is not used.
         valid: bool (count, context), False where the context would reach before the episode's start; there the latents
             repeat the first valid one. The last column is True.
+        elapsed: int64 (count,), steps from the last reward before the first column, or from the episode's start, to it.
     """
 
     latents: Tensor
     actions: Tensor
     valid: Tensor
+    elapsed: Tensor
+
+
+UNKNOWN_ELAPSED = 2**31
+"""Of start states from before elapsed steps were kept: longer than any clock tells apart."""
 
 
 @dataclass
@@ -207,6 +213,8 @@ def load_dream(path: Path | str, device: str | torch.device = "cpu") -> Dream:
     weights = {name.removeprefix(_WEIGHTS): t for name, t in tensors.items() if name.startswith(_WEIGHTS)}
     try:
         world_model.load_state_dict(weights)
+        count = len(tensors[_STARTS + "latents"])
+        tensors.setdefault(_STARTS + "elapsed", torch.full((count,), UNKNOWN_ELAPSED))
         starts = StartStates(*(tensors[_STARTS + name].to(target) for name in StartStates._fields))
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{file}: the weights do not fit the configuration in its header: {error}") from error
@@ -235,10 +243,11 @@ def _read_header(file: Path, header: dict[str, str]) -> tuple[WorldModelConfig, 
 
 
 def _check_starts(file: Path, starts: StartStates, world_model: WorldModel) -> None:
-    latents, actions, valid = starts
+    latents, actions, valid, elapsed = starts
     shape = (*latents.shape[:2], *world_model.codec.latent_shape)
     fits = latents.dtype == torch.uint8 and tuple(latents.shape) == shape and len(latents) > 0
     fits = fits and actions.shape[:2] == latents.shape[:2] and valid.shape == latents.shape[:2]
+    fits = fits and elapsed.dtype == torch.int64 and elapsed.shape == latents.shape[:1] and bool((elapsed >= 0).all())
     if not fits or bool((latents >= world_model.codec.num_codes).any()):
         raise CheckpointError(f"{file}: the start states have the wrong shape, type or range.")
 

@@ -262,7 +262,7 @@ def _change(full: WorldModel, rounded: WorldModel, starts: StartStates) -> tuple
 def _predictions(model: WorldModel, starts: StartStates, rows: Tensor) -> tuple[Tensor, Tensor]:
     """After the contexts at rows: chances (rows, codes, height, width) of next codes, expected rewards (rows,)."""
     latents, actions = starts.latents[rows].long(), starts.actions[rows]
-    state: Any = model.initial_state(len(rows))
+    state: Any = model.initial_state(len(rows), starts.elapsed[rows])
     prediction: Any = None
     with model.inference(), torch.autocast(model.device.type, enabled=False):
         for step in range(latents.shape[1]):

@@ -60,6 +60,7 @@ def open_loop(
     generator: torch.Generator,
     real: Tensor | None = None,
     temperature: float = 1.0,
+    elapsed: Tensor | None = None,
 ) -> OpenLoop:
     """Dream on from real context with given actions.
 
@@ -72,6 +73,8 @@ def open_loop(
         real: real codes, int64 (batch, up to horizon, ...), of the frames that followed in the game. They are never
             shown to the dream, only looked up in its distributions.
         temperature: of the codes' distribution when they are drawn.
+        elapsed: int64 (batch,), steps from the last reward, or the episode's start, to the context's first frame; None
+            where it is not known.
 
     Returns:
         What was dreamt.
@@ -85,7 +88,7 @@ def open_loop(
         raise InvalidInputError(
             f"actions: expected at least {context.shape[1]}, one for each frame of context, got {actions.shape[1]}."
         )
-    state = world_model.initial_state(context.shape[0])
+    state = world_model.initial_state(context.shape[0], elapsed)
     for step in range(warm):
         _, state = world_model.step(context[:, step], actions[:, step], state)
     latent = context[:, warm]
@@ -177,7 +180,8 @@ def fidelity(
     generator.manual_seed(seed)
     codes = _encode(world_model, replay, windows.indices)
     actions = torch.as_tensor(replay.actions_at(windows.acted), device=world_model.device)
-    dream = open_loop(world_model, codes[:, :context], actions, generator, codes[:, context:], temperature)
+    elapsed = torch.as_tensor(replay.elapsed_at(windows.indices[:, 0]), device=world_model.device)
+    dream = open_loop(world_model, codes[:, :context], actions, generator, codes[:, context:], temperature, elapsed)
     rewards = dream.rewards.double().cpu().numpy()
     ends = dream.ends.double().cpu().numpy()
     happened = slice(MARGIN, -MARGIN)

@@ -419,7 +419,8 @@ def dynamics_loss(
         ended = ended | replay.life_lost_at(inputs)
     ends = torch.as_tensor(ended, device=device)
     shown = swap_codes(latents[:, :-1], config.code_noise, generator) if config.code_noise else latents[:, :-1]
-    prediction = _roll(world_model, shown, actions, rewards, ends, config.context_steps, generator)
+    elapsed = torch.as_tensor(replay.elapsed_at(inputs[:, 0]), device=device)
+    prediction = _roll(world_model, shown, actions, rewards, ends, elapsed, config.context_steps, generator)
     targets = latents[:, 1:]
     latent_steps = latent_cross_entropy(prediction.latent_logits, targets)
     latent = masked_mean(latent_steps, next_valid, weights)
@@ -462,6 +463,7 @@ def _roll(
     actions: Tensor,
     rewards: Tensor,
     ends: Tensor,
+    elapsed: Tensor,
     context_steps: int,
     generator: torch.Generator | None,
 ) -> Prediction:
@@ -470,7 +472,7 @@ def _roll(
     dynamics, codec = world_model.dynamics, world_model.codec
     forced = time if context_steps == 0 else min(context_steps, time)
     features = codec.embed(latents[:, :forced].flatten(0, 1)).unflatten(0, (batch, forced))
-    state = dynamics.initial_state(batch, world_model.device)
+    state = dynamics.initial_state(batch, world_model.device, elapsed)
     prediction, state = dynamics.sequence(features, actions[:, :forced], state, rewards[:, :forced], ends[:, :forced])
     parts = [prediction]
     for step in range(forced, time):

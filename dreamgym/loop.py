@@ -366,7 +366,8 @@ class _Run:
         latents = torch.zeros(*shape, *self.world_model.codec.latent_shape, dtype=torch.uint8)
         kind = torch.float32 if isinstance(self.actions, spaces.Box) else torch.int64
         actions = torch.zeros(*shape, *(self.actions.shape or ()), dtype=kind)
-        starts = StartStates(latents, actions, torch.ones(shape, dtype=torch.bool))
+        valid, elapsed = torch.ones(shape, dtype=torch.bool), torch.zeros(1, dtype=torch.int64)
+        starts = StartStates(latents, actions, valid, elapsed)
         return Dream(self.world_model, starts, self.config.dream.latent_stack, self._metadata(0))
 
     def _dream(self, index: int) -> Dream:
@@ -407,7 +408,8 @@ class _Run:
         )
         chosen = latents.to(torch.uint8).cpu()[torch.as_tensor(places.reshape(windows.indices.shape))]
         actions = torch.as_tensor(self.replay.actions_at(windows.indices))
-        return StartStates(chosen, actions, torch.as_tensor(windows.mask))
+        elapsed = torch.as_tensor(self.replay.elapsed_at(windows.indices[:, 0]))
+        return StartStates(chosen, actions, torch.as_tensor(windows.mask), elapsed)
 
     def _write_scalars(self, record: Record, index: int) -> None:
         step = self._interactions(index)

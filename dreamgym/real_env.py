@@ -67,7 +67,7 @@ class LatentTracker:
         self.latents = self.latents.clone()
         self.latents[index] = latents.unsqueeze(1).expand(-1, self._latent_stack, *[-1] * (latents.ndim - 1))
         if self._state is not None:
-            blank = self._world_model.initial_state(len(rows))
+            blank = self._world_model.initial_state(len(rows), torch.zeros(len(rows), dtype=torch.int64))
 
             def put(kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
                 return kept.index_copy(0, index, new.to(kept.dtype))

@@ -212,6 +212,27 @@ class Replay:
         """Whether the frame began an episode: bool (...)."""
         return cast(Flags, self._column("first", indices))
 
+    def elapsed_at(self, indices: npt.ArrayLike, longest: int = 128) -> Indices:
+        """Steps from the last reward, or from the episode's first record held, to each record: int64 (...).
+
+        A record that follows one with a reward has 0. Rewards count as the dynamics learn them: rounded, in [-1, 1].
+
+        Args:
+            indices: records.
+            longest: how far to look back; where there is nothing so far, the answer is this.
+
+        Raises:
+            InvalidInputError: an index out of range, or ``longest`` below 1.
+        """
+        if longest < 1:
+            raise InvalidInputError(f"longest: expected at least 1, got {longest}.")
+        chosen = self._checked(indices)
+        earlier = chosen[..., None] - np.arange(1, longest + 1)
+        rewarded = np.abs(self.rewards_at(np.maximum(earlier, 0))) > 0.5
+        begins = earlier < self._episode_start(chosen)[..., None]
+        found = rewarded | begins
+        return np.where(found.any(-1), found.argmax(-1), longest)
+
     def iter_episodes(self) -> list[tuple[int, int]]:
         """The episodes held, in order: half-open (start, stop) spans of indices; the last one may not have ended."""
         if not self._size:

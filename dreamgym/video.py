@@ -93,7 +93,9 @@ def compare_rollouts(
     actions = torch.as_tensor(replay.actions_at(indices[:-1]), device=model.device)
     generator = torch.Generator(device=model.device)
     generator.manual_seed(seed)
-    dreamt = open_loop(model, codes[None, : warm + 1], actions[None], generator, temperature=dream.temperature)
+    elapsed = torch.as_tensor(replay.elapsed_at(indices[:1]), device=model.device)
+    context = codes[None, : warm + 1]
+    dreamt = open_loop(model, context, actions[None], generator, temperature=dream.temperature, elapsed=elapsed)
     latents = torch.cat([codes[warm : warm + 1], dreamt.latents[0]])
     zero = np.zeros(1, dtype=np.float32)
     return Comparison(

@@ -47,6 +47,7 @@ class WarmStarts:
         self._latents = starts.latents.to(device=device, dtype=torch.int64)
         self._actions = starts.actions.to(device)
         self._valid = starts.valid.to(device)
+        self._elapsed = starts.elapsed.to(device)
         self.count, self.context = self._latents.shape[:2]
         if self.count == 0:
             raise ConfigError("starts: expected at least one start state, got none.")
@@ -96,8 +97,8 @@ class WarmStarts:
         return like.new_zeros(self.count, *like.shape[1:])
 
     def _warm_up(self, indices: Tensor) -> Any:
-        """Run the dynamics along contexts from a zero state; steps before an episode's beginning leave it untouched."""
-        state = self._world_model.initial_state(len(indices))
+        """Run the dynamics along contexts from a blank state; what was before an episode leaves it untouched."""
+        state = self._world_model.initial_state(len(indices), self._elapsed[indices])
         latents, actions, valid = self._latents[indices], self._actions[indices], self._valid[indices]
         for step in range(self.context - 1):
             following = self._world_model.step(latents[:, step], actions[:, step], state)[1]

@@ -130,9 +130,15 @@ class WorldModel(nn.Module):
             parts = [self.codec.decode(part).mul(255).round().to(torch.uint8) for part in latents.split(chunk)]
         return torch.cat(parts)
 
-    def initial_state(self, batch: int) -> Any:
-        """The dynamics' state before the first step of ``batch`` sequences."""
-        return self.dynamics.initial_state(batch, self.device)
+    def initial_state(self, batch: int, elapsed: Tensor | None = None) -> Any:
+        """The dynamics' state before the first step of ``batch`` sequences.
+
+        Args:
+            batch: how many.
+            elapsed: (batch,) int64, steps from the last reward, or the episode's start, to the first latent; None where
+                it is not known.
+        """
+        return self.dynamics.initial_state(batch, self.device, elapsed)
 
     def step(self, latents: Tensor, actions: Tensor, state: Any) -> tuple[Prediction, Any]:
         """One imagined step (Robine et al. 2023, Eq. 13).

@@ -83,7 +83,8 @@ def make_tiny_dream(
         valid[row, :first] = False
         latents[row, :first] = latents[row, first]
     actions = rng.integers(0, 6, (starts, context), dtype=np.int64)
-    start_states = StartStates(torch.from_numpy(latents), torch.from_numpy(actions), torch.from_numpy(valid))
+    elapsed = rng.integers(0, 40, starts)
+    start_states = StartStates(*map(torch.from_numpy, (latents, actions, valid, elapsed)))
     return Dream(world_model, start_states, latent_stack, {"game": "Pong", "horizon": 25, "finished": True})
 
 

@@ -11,6 +11,7 @@ import dreamgym
 import dreamgym.checkpoint
 from dreamgym.checkpoint import (
     DREAM_FILE,
+    UNKNOWN_ELAPSED,
     config_from_dict,
     config_to_dict,
     game_of,
@@ -51,6 +52,17 @@ def test_a_dream_predicts_the_same_after_it_was_saved_whatever_its_dynamics(tmp_
             prediction, state = model.step(latents[:, step], actions[:, step], state)
         predictions.append([*prediction, *state])
     assert all(torch.equal(before, after) for before, after in zip(*predictions, strict=True))
+
+
+def test_start_states_from_before_the_clock_are_read_as_of_unknown_time(tmp_path, tiny_dream):
+    file = save_dream(tmp_path, tiny_dream)
+    with safetensors.safe_open(file, framework="pt") as opened:
+        header = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys() if name != "starts.elapsed"}  # noqa: SIM118
+    safetensors.torch.save_file(tensors, file, header)
+    starts = load_dream(file).starts
+    assert starts.elapsed.shape == (40,) and (starts.elapsed == UNKNOWN_ELAPSED).all()
+    assert torch.equal(starts.latents, tiny_dream.starts.latents)
 
 
 def test_a_policy_comes_back_with_its_dream_and_half_precision_is_read_as_full(tmp_path, tiny_dream):

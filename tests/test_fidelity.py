@@ -80,7 +80,7 @@ class Knowing:
         frames = (2 * latent - self.darker).clamp(0, 255).to(torch.uint8)
         return frames.repeat_interleave(2, -1).repeat_interleave(2, -2)[:, None]
 
-    def initial_state(self, batch):
+    def initial_state(self, batch, elapsed=None):
         return torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64)
 
     def step(self, latent, action, state):

@@ -139,6 +139,29 @@ def test_episodes_are_spans_that_cover_the_buffer(episodes: list[tuple[int, str]
     assert len(spans) == len({record["episode"] for record in reference.held})
 
 
+def test_steps_since_the_last_reward_are_those_that_one_counts():
+    rng = np.random.default_rng(0)
+    replay = Replay(150, (4, 4))
+    expected, since = [], 0
+    for step in range(220):
+        first = step == 0 or step % 60 == 17
+        since = 0 if first else since
+        expected.append(since)
+        reward = float(rng.choice([*[0.0] * 9, 1.0, -3.0, 0.4]))
+        replay.append(np.zeros((4, 4), np.uint8), 0, reward, step % 60 == 16, False, False, first)
+        since = 0 if abs(reward) > 0.5 else since + 1
+    # Of the episode whose beginning was overwritten nothing is known before the first record held.
+    counted, held = replay.elapsed_at(np.arange(150)).tolist(), expected[70:]
+    begun = held.index(0)
+    assert counted[:begun] == list(range(begun)) and counted[begun:] == held[begun:]
+    assert replay.elapsed_at([[begun, 149]]).shape == (1, 2)
+    assert replay.elapsed_at(np.arange(150), longest=3).tolist() == [min(steps, 3) for steps in counted]
+    with pytest.raises(InvalidInputError, match="longest"):
+        replay.elapsed_at([0], longest=0)
+    with pytest.raises(InvalidInputError):
+        replay.elapsed_at([150])
+
+
 def test_indices_of_any_shape_are_served() -> None:
     replay, _ = build([(10, "left")], 20)
     indices = np.arange(6).reshape(2, 3)

@@ -41,7 +41,9 @@ def assert_alike(one, other):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"memory": 1}, {"memory": 9}, {"patch": 1}, {"blocks": 0}, {"end_head": False}], ids=str
+    "settings",
+    [{}, {"memory": 1}, {"memory": 9}, {"patch": 1}, {"blocks": 0}, {"end_head": False}, {"clock": 4}],
+    ids=str,
 )
 @pytest.mark.parametrize("seen_before", [0, 5])
 @torch.no_grad()
@@ -141,7 +143,8 @@ def test_the_state_begins_with_zeros_and_is_a_named_tuple_of_tensors_batch_first
     state = dynamics.initial_state(4)
     assert isinstance(state, ResidualState)
     assert state.seen.shape == (4, memory - 1, 6 + ACTIONS, HEIGHT // 2, WIDTH // 2)
-    assert all(len(tensor) == 4 and tensor.dtype == torch.float32 and not tensor.any() for tensor in state)
+    assert all(len(tensor) == 4 and not tensor.any() for tensor in state)
+    assert [tensor.dtype for tensor in state] == [torch.float32, torch.float32, torch.int64]
     features, actions = window(4, 1)
     _, after = dynamics.step(features[:, 0], actions[:, 0], state)
     assert isinstance(after, ResidualState)
@@ -188,7 +191,16 @@ def test_a_patch_that_does_not_divide_the_grid_is_refused(patch):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"memory": 0}, {"channels": 0}, {"embedding": 0}, {"patch": 0}, {"reward_hidden": 0}, {"blocks": -1}]
+    "settings",
+    [
+        {"memory": 0},
+        {"channels": 0},
+        {"embedding": 0},
+        {"patch": 0},
+        {"reward_hidden": 0},
+        {"blocks": -1},
+        {"clock": -1},
+    ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
@@ -205,6 +217,61 @@ def test_continuous_actions_enter_as_they_are():
     assert torch.equal(one_hot.latent_logits, dynamics.sequence(features, vectors, state)[0].latent_logits)
     stronger, _ = dynamics.sequence(features, 2 * vectors, state)
     assert not torch.allclose(one_hot.latent_logits, stronger.latent_logits)
+
+
+@torch.no_grad()
+def test_the_clock_counts_from_the_last_reward_and_stops_at_its_limit():
+    dynamics = tiny(clock=5)
+    rewards = torch.tensor([[0, 0, 1, 0, 0, -1.0], [0, 0, 0, 0, 0, 0.2], [0.9, 0, 0, 0, 0, 0]])
+    started = dynamics.initial_state(3, elapsed=torch.tensor([1, 3, 100]))
+    assert started.elapsed.tolist() == [1, 3, 5]
+    features, actions = window(3, 6)
+    seen = []
+    for time in range(1, 7):
+        state = dynamics.sequence(features[:, :time], actions[:, :time], started, rewards[:, :time])[1]
+        seen.append(state.elapsed.tolist())
+    assert [list(row) for row in zip(*seen, strict=True)] == [
+        [2, 3, 0, 1, 2, 0],
+        [4, 5, 5, 5, 5, 5],
+        [0, 1, 2, 3, 4, 5],
+    ]
+
+
+@torch.no_grad()
+def test_predictions_depend_on_the_clock_up_to_its_limit():
+    dynamics = tiny(clock=5)
+    features, actions = window(1, 1)
+    logits = [
+        dynamics.step(features[:, 0], actions[:, 0], dynamics.initial_state(1, elapsed=torch.tensor([elapsed])))[0]
+        for elapsed in range(8)
+    ]
+    distinct = {tuple(prediction.latent_logits.flatten().tolist()) for prediction in logits}
+    assert len(distinct) == 6
+    unknown, _ = dynamics.step(features[:, 0], actions[:, 0], dynamics.initial_state(1))
+    assert torch.equal(unknown.latent_logits, logits[5].latent_logits)
+
+
+@torch.no_grad()
+def test_what_is_predicted_sets_a_dreams_clock_back():
+    dynamics = tiny(clock=9)
+    features, actions = window(2, 1)
+    bias = dynamics.reward_head[-1].bias
+    for surely, elapsed in ((1, [4, 10]), (2, [0, 0]), (0, [0, 0])):
+        bias.copy_(torch.full((3,), -50.0).index_fill(0, torch.tensor(surely), 50.0))
+        started = dynamics.initial_state(2, elapsed=torch.tensor([3, 9]))
+        state = dynamics.step(features[:, 0], actions[:, 0], started)[1]
+        assert state.elapsed.tolist() == [min(steps, 9) for steps in elapsed]
+
+
+@torch.no_grad()
+def test_true_rewards_go_before_predicted_ones():
+    dynamics = tiny(clock=9)
+    features, actions = window(2, 4)
+    started = dynamics.initial_state(2, elapsed=torch.tensor([3, 9]))
+    given, _ = dynamics.sequence(features, actions, started, torch.zeros(2, 4))
+    other, _ = dynamics.sequence(features, actions, started, torch.ones(2, 4))
+    assert torch.equal(given.latent_logits[:, 0], other.latent_logits[:, 0])
+    assert not torch.allclose(given.latent_logits[:, 1], other.latent_logits[:, 1])
 
 
 @torch.no_grad()

@@ -197,8 +197,8 @@ def test_the_hidden_state_is_warmed_up_on_the_valid_context(
     chosen = torch.tensor([0, 4, 5])  # every fourth context begins within the window
     simulator.reset(starts=chosen)
     for row, start in enumerate(chosen.tolist()):
-        latents, actions, valid = (field[start] for field in any_dream.starts)
-        state = any_dream.world_model.initial_state(1)
+        latents, actions, valid, elapsed = (field[start] for field in any_dream.starts)
+        state = any_dream.world_model.initial_state(1, elapsed[None])
         for step in range(len(valid) - 1):
             if valid[step]:
                 state = any_dream.world_model.step(latents[None, step].long(), actions[None, step], state)[1]

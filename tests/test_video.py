@@ -34,7 +34,7 @@ class Counter:
     def decode(self, latent):
         return latent.to(torch.uint8)[:, None]
 
-    def initial_state(self, batch):
+    def initial_state(self, batch, elapsed=None):
         return torch.zeros(batch)
 
     def step(self, latent, action, state):

@@ -78,8 +78,8 @@ class Dynamics(Protocol):
         """(channels, height, width) of the hidden features h_t."""
         ...
 
-    def initial_state(self, batch: int, device: torch.device | None = None) -> Any:
-        """The state before the first step."""
+    def initial_state(self, batch: int, device: torch.device | None = None, elapsed: Tensor | None = None) -> Any:
+        """The state before the first step, ``elapsed`` (batch,) int64 steps after the last reward; None: unknown."""
         ...
 
     def step(self, features: Tensor, action: Tensor, state: Any) -> tuple[Prediction, Any]:
@@ -245,8 +245,10 @@ class ConvLSTM(nn.Module):
         """(hidden, height, width)."""
         return self.config.hidden, self._height, self._width
 
-    def initial_state(self, batch: int, device: torch.device | None = None) -> ConvLSTMState:
-        """All zeros, for ``batch`` sequences."""
+    def initial_state(
+        self, batch: int, device: torch.device | None = None, elapsed: Tensor | None = None
+    ) -> ConvLSTMState:
+        """All zeros, for ``batch`` sequences; the paper's model is not told how long ago the last reward was."""
         device = device or self.latent_head.weight.device
         return ConvLSTMState(*(torch.zeros(batch, *self.hidden_shape, device=device) for _ in range(4)))
 

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NO_REWARD = 1
+"""The class of a reward of zero, see :func:`reward_classes`."""
+
 _SMALL_LOGIT = 0.05
 """Below this the closed forms lose digits to cancellation and the series are exact to float32."""
 
@@ -121,7 +124,7 @@ def reward_classes(rewards: Tensor) -> Tensor:
     Returns:
         Same shape, int64.
     """
-    return rewards.clamp(-1, 1).round().long() + 1
+    return rewards.clamp(-1, 1).round().long() + NO_REWARD
 
 
 def reward_cross_entropy(logits: Tensor, rewards: Tensor) -> Tensor:

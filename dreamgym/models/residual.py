@@ -2,8 +2,12 @@
 
 What the ConvLSTM of Robine et al. 2023 (Sect. 3.2.2) has to remember, this network is shown: DIAMOND (Alonso et al.
 2024) and SimPLe (Kaiser et al. 2020) condition on the last four frames in the same way. Nothing is carried from step to
-step but these latents, so a window is one batch of independent steps: large matrix products instead of a long chain of
-small ones.
+step but these latents and a clock, so a window is one batch of independent steps: large matrix products instead of a
+long chain of small ones.
+
+The clock counts the steps since the last reward. What a game does next often depends on nothing else: Pong serves 16
+steps after a point, when the last four frames show the same empty field as 12 steps before. Without it the chance of a
+serve is the same small one at every step, and at a low temperature no dream sees another ball after the first point.
 """
 
 from dataclasses import dataclass
@@ -16,6 +20,10 @@ from torch import Tensor, nn
 from dreamgym.errors import ConfigError
 from dreamgym.models.dynamics import Prediction, RewardHead
 from dreamgym.models.layers import one_hot_planes
+from dreamgym.models.losses import NO_REWARD, reward_classes
+
+REWARDED = 0.3
+"""Chance of a reward from which a dream's clock is set back. Below one half: a point's chance may spread over steps."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class ResidualConfig:
         embedding: channels in which one latent is shown to the blocks.
         patch: side of the square of latent cells that becomes one cell of the blocks' grid: 2 runs a 12x12 latent on
             6x6.
+        clock: largest number of steps since the last reward that is told from larger ones; 0 shows no clock.
         reward_hidden: units of the reward head's linear layer.
         end_head: whether the end of the episode is predicted.
         dropout: share of channels that a block does not add, in training.
@@ -40,6 +49,7 @@ class ResidualConfig:
     blocks: int = 3
     embedding: int = 64
     patch: int = 2
+    clock: int = 0
     reward_hidden: int = 128
     end_head: bool = True
     dropout: float = 0.1
@@ -50,8 +60,8 @@ class ResidualConfig:
         for name in ("memory", "channels", "embedding", "patch", "reward_hidden"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
-        if self.blocks < 0:
-            raise ConfigError(f"blocks: expected at least 0, got {self.blocks}.")
+        if min(self.blocks, self.clock) < 0:
+            raise ConfigError(f"blocks and clock: expected at least 0, got {self.blocks} and {self.clock}.")
         for name in ("dropout", "reward_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 0 and less than 1, got {getattr(self, name)}.")
@@ -64,6 +74,8 @@ class ResidualState(NamedTuple):
     """(batch, memory - 1, embedding + actions, height, width) float32, oldest first; zeros before the first step."""
     trunk: Tensor
     """(batch, channels, height, width) float32: the last step's features, before its heads."""
+    elapsed: Tensor
+    """(batch,) int64: steps since the last reward, ``clock`` for that many or more."""
 
 
 class ResidualBlock(nn.Module):
@@ -104,6 +116,7 @@ class ResidualDynamics(nn.Module):
         self._height, self._width = height // config.patch, width // config.patch
         self.embed = nn.Conv2d(channels, config.embedding, config.patch, stride=config.patch)
         self.inputs = nn.Conv2d(config.memory * (config.embedding + num_actions), config.channels, 3, padding=1)
+        self.clock = nn.Linear(config.clock + 1, config.channels, bias=False) if config.clock else None
         self.blocks = nn.Sequential(*(ResidualBlock(config.channels, config.dropout) for _ in range(config.blocks)))
         # Most cells keep their code: the latent head sees the newest latent besides the trunk.
         self.latent_head = nn.Conv2d(config.channels + config.embedding, num_codes * config.patch**2, 1)
@@ -119,12 +132,16 @@ class ResidualDynamics(nn.Module):
         """(channels, height, width) of the trunk's features."""
         return self.config.channels, self._height, self._width
 
-    def initial_state(self, batch: int, device: torch.device | None = None) -> ResidualState:
-        """All zeros, for ``batch`` sequences."""
+    def initial_state(
+        self, batch: int, device: torch.device | None = None, elapsed: Tensor | None = None
+    ) -> ResidualState:
+        """Nothing seen yet, for ``batch`` sequences; ``elapsed`` (batch,) steps since the last reward, else unknown."""
         device = device or self.latent_head.weight.device
+        longest = torch.full((batch,), self.config.clock, device=device)
         shown = self.config.embedding + self.num_actions
         seen = torch.zeros(batch, self.config.memory - 1, shown, self._height, self._width, device=device)
-        return ResidualState(seen, torch.zeros(batch, *self.hidden_shape, device=device))
+        since = longest if elapsed is None else torch.minimum(elapsed.to(longest), longest)
+        return ResidualState(seen, torch.zeros(batch, *self.hidden_shape, device=device), since)
 
     def hidden(self, state: ResidualState) -> Tensor:
         """The trunk's features at the last step, (batch, channels, height, width)."""
@@ -158,25 +175,54 @@ class ResidualDynamics(nn.Module):
             features: (batch, time, channels, height, width).
             actions: (batch, time) int64, or (batch, time, num_actions) float32.
             state: before the first step.
-            rewards: (batch, time), part of the seam; this model does not feed them back.
-            ends: (batch, time) bool, likewise.
+            rewards: (batch, time), which set the clock back; without them the predicted ones do.
+            ends: (batch, time) bool, part of the seam; this model does not feed them back.
 
         Returns:
             (prediction with leading axes (batch, time), state after the last step).
         """
         batch, time = features.shape[:2]
+        if rewards is None and self.clock is not None and time > 1:
+            return self._one_by_one(features, actions, state)
+        elapsed = self._elapsed(state.elapsed, None if rewards is None else reward_classes(rewards) != NO_REWARD, time)
         embedded = self.embed(features.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         planes = one_hot_planes(actions.flatten(0, 1), self.num_actions, self._height, self._width)
         # Channels last from here on: (batch, time, height, width, channels).
         new = torch.cat([embedded, planes.to(embedded.dtype)], dim=1).permute(0, 2, 3, 1).unflatten(0, (batch, time))
         seen = torch.cat([state.seen.permute(0, 1, 3, 4, 2).to(new.dtype), new], dim=1)
         shown = torch.cat([seen[:, lag : lag + time] for lag in range(self.config.memory)], dim=-1)
-        trunk = F.relu(self.blocks(self.inputs(shown.flatten(0, 1).permute(0, 3, 1, 2))))
+        inputs = self.inputs(shown.flatten(0, 1).permute(0, 3, 1, 2))
+        if self.clock is not None:
+            since = F.embedding(elapsed[:, :time].flatten(), self.clock.weight.T)
+            inputs = inputs + since.to(inputs.dtype)[:, :, None, None]
+        trunk = F.relu(self.blocks(inputs))
         latent_logits = self._latent_logits(torch.cat([trunk, embedded], dim=1))
         heads = latent_logits, self.reward_head(self.reward_dropout(trunk)).float(), self._end_logits(trunk).float()
         prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
         kept = seen[:, time:].permute(0, 1, 4, 2, 3).float()
-        return prediction, ResidualState(kept, trunk.unflatten(0, (batch, time))[:, -1].float())
+        if rewards is None:
+            chances = torch.softmax(prediction.reward_logits.detach(), dim=-1)
+            elapsed = self._elapsed(state.elapsed, 1 - chances[..., NO_REWARD] > REWARDED, time)
+        return prediction, ResidualState(kept, trunk.unflatten(0, (batch, time))[:, -1].float(), elapsed[:, time])
+
+    def _elapsed(self, before: Tensor, rewarded: Tensor | None, time: int) -> Tensor:
+        """Steps since the last reward: (batch,) before and (batch, time) bool to (batch, time + 1); clamped."""
+        steps = torch.arange(time + 1, device=before.device)
+        elapsed = before[:, None] + steps
+        if rewarded is not None:
+            # The last step before each at which there was a reward, counted from 1; 0 where there was none.
+            last = (rewarded * steps[1:]).cummax(dim=1).values
+            last = F.pad(last, (1, 0))
+            elapsed = torch.where(last > 0, steps - last, elapsed)
+        return elapsed.clamp(max=self.config.clock)
+
+    def _one_by_one(self, features: Tensor, actions: Tensor, state: ResidualState) -> tuple[Prediction, ResidualState]:
+        """A window whose rewards are not known: every step's clock depends on what was predicted before it."""
+        parts: list[Prediction] = []
+        for step in range(features.shape[1]):
+            prediction, state = self.sequence(features[:, step : step + 1], actions[:, step : step + 1], state)
+            parts.append(prediction)
+        return Prediction(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))), state
 
     def _latent_logits(self, inputs: Tensor) -> Tensor:
         """(count, channels, grid) to (count, codes, height, width) float32, a cell's codes side by side in memory."""

@@ -271,7 +271,8 @@ class Ablation:
         count = min(config.dream.start_states, len(self.replay))
         windows = self.replay.sample_starts(count, config.dream.context, rng)
         actions = torch.as_tensor(self.replay.actions_at(windows.indices))
-        starts = StartStates(latents[torch.as_tensor(windows.indices)], actions, torch.as_tensor(windows.mask))
+        valid, elapsed = torch.as_tensor(windows.mask), self.replay.elapsed_at(windows.indices[:, 0])
+        starts = StartStates(latents[torch.as_tensor(windows.indices)], actions, valid, torch.as_tensor(elapsed))
         metadata = {"game": config.game, "horizon": config.dream.horizon, "temperature": config.dream.temperature}
         return Dream(model, starts, config.dream.latent_stack, metadata)
 

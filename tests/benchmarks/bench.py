@@ -71,7 +71,8 @@ class Bench:
         windows = self.replay.sample_starts(256, config.dream.context, np.random.default_rng(0))
         latents = torch.as_tensor(encode_replay(self.model, self.replay))[torch.as_tensor(windows.indices)]
         mask, taken = torch.as_tensor(windows.mask), torch.as_tensor(self.replay.actions_at(windows.indices))
-        self.dream = Dream(self.model, StartStates(latents, taken, mask), config.dream.latent_stack)
+        elapsed = torch.as_tensor(self.replay.elapsed_at(windows.indices[:, 0]))
+        self.dream = Dream(self.model, StartStates(latents, taken, mask, elapsed), config.dream.latent_stack)
 
     def rate(self, items: int, act: Callable[[], Any]) -> float:
         """Items a second of a function that handles so many a call, after one call of warm-up."""
