@@ -101,6 +101,7 @@ def but(**changes: Any) -> Change:
 
 _CODES_128, _PATCH_CODES = QuantizerConfig(num_codes=128), QuantizerConfig(num_codes=256, dead_below=0.002)
 _PUBLISHED = replace(VQVAEConfig.published(), width=16)
+_BALANCED = {"windows": "balanced"}
 _LSTM = ConvLSTMConfig(hidden=64, kernel=3, reward_hidden=128, latent_skip=True, patch=2)
 _ADAMW_RATES = {"dynamics_learning_rate": 1e-3, "reward_learning_rate": 1e-3}
 _LSTM_RATES = {"dynamics_learning_rate": 3e-3, "reward_learning_rate": 3e-3}
@@ -130,13 +131,14 @@ ROWS = {
         "a convolutional LSTM, as in the paper, at the rate that suits it",
         but(dynamics=_LSTM, fit={"dynamics_optimizer": "adamw", "dynamics_batch_size": 32, **_LSTM_RATES}),
     ),
+    "no-clock": Row("no clock of the steps since the last reward", but(dynamics={"clock": 0})),
     "memory2": Row("two latents seen instead of four", but(dynamics={"memory": 2})),
     "memory8": Row("eight latents seen instead of four", but(dynamics={"memory": 8})),
     "narrow": Row("half the channels: more updates, cheaper ones", but(dynamics={"channels": 64})),
     "blocks6": Row("twice as many blocks: fewer updates, dearer ones", but(dynamics={"blocks": 6})),
     # Fitting the dynamics.
-    "no-events": Row("windows with a reward drawn no more often than others", but(fit={"event_priority": 1.0})),
-    "uniform": Row("windows drawn uniformly, however often before", but(fit={"windows": "uniform"})),
+    "balanced": Row("windows drawn evenly, whatever their loss, those with a reward more often", but(fit=_BALANCED)),
+    "no-events": Row("windows drawn uniformly", but(fit={"windows": "uniform", "event_priority": 1.0})),
     "short-windows": Row(
         "twice as many windows, half as long", but(fit={"sequence_length": 8, "dynamics_batch_size": 16})
     ),
