@@ -58,7 +58,7 @@ class FitConfig:
         windows: how windows are drawn: "uniform", "balanced" (softmax(-visits / tau)), "surprise" (in proportion to
             their loss when last seen) or "epoch" (each once).
         balance_tau: tau of balanced sampling.
-        surprise_limit: a window is drawn for its loss at most so many times as often as the average one.
+        surprise_limit: a window's loss counts as at most so many times the mean of all, and as at least 1 / this of it.
         event_priority: how much more often uniform and balanced windows are drawn if they hold a reward or an end, with
             weights that correct it.
         interleaved: fit codec and dynamics alternately, encoding each batch anew, as the paper does; False fits the
@@ -165,6 +165,7 @@ class Fitter:
             "codec_updates": self.codec_updates,
             "dynamics_updates": self.dynamics_updates,
             "losses": torch.from_numpy(self._surprise.losses),
+            "first_loss": self._surprise.first,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -175,7 +176,7 @@ class Fitter:
             self.matrix_optimizer.load_state_dict(state["matrix_optimizer"])
         self.codec_updates = state["codec_updates"]
         self.dynamics_updates = state.get("dynamics_updates", 0)
-        self._surprise.restore(state.get("losses", torch.zeros(0)).cpu().numpy())
+        self._surprise.restore(state.get("losses", torch.zeros(0)).cpu().numpy(), state.get("first_loss", 0))
         self._latents.forget()
 
     def fit(
@@ -199,8 +200,8 @@ class Fitter:
             progress: show a progress bar.
 
         Returns:
-            Losses and accuracies, means over the last tenth of the updates; with windows by surprise also
-            ``dynamics/surprise``, the loss of the latents of new experience before it is fitted to.
+            Losses and accuracies, means over the last tenth of the updates; with windows by surprise, unless
+            interleaved, also ``dynamics/surprise``: the loss of the latents of new experience before it is fitted to.
 
         Raises:
             InvalidInputError: the replay holds fewer steps than a window needs.
@@ -263,15 +264,18 @@ class Fitter:
         first, length = self._surprise.follow(replay), self.config.sequence_length
         if first == len(replay) or not self.dynamics_updates:
             return {}
-        starts = np.arange(max(0, first - length), len(replay) - length, length)
-        starts = np.append(starts, len(replay) - 1 - length)
+        new = np.arange(max(0, first - length), len(replay))
+        # Nothing behind an episode's end can be predicted from before it.
+        starts = np.unique(np.append(new[::length], new[replay.first_at(new)]).clip(max=len(replay) - 1 - length))
         for chosen in np.array_split(starts, math.ceil(len(starts) / self.config.dynamics_batch_size)):
             windows = replay.windows_from(chosen, length + 1)
             batch = latents[torch.as_tensor(windows.indices)].to(self.world_model.device).long()
             with torch.no_grad(), self.world_model.mixed_precision(self.config.bf16):
                 _, metrics = dynamics_loss(self.world_model, replay, windows, batch, self.config, generator)
             self._surprise.update(windows, metrics["latent_steps"].cpu().numpy())
-        return {"dynamics/surprise": float(np.nanmean(self._surprise.losses[first:]))}
+        found = self._surprise.losses[first:]
+        found = found[np.isfinite(found)]
+        return {"dynamics/surprise": float(found.mean())} if len(found) else {}
 
     def _fit_interleaved(
         self,

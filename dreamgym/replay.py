@@ -26,6 +26,9 @@ Frames = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
+LONGEST_ELAPSED = 128
+"""Steps since the last reward that are counted; where none is known, it counts as so long ago."""
+
 _SHARD_RECORDS = 8192  # a shard is compressed in memory: 75 MB of 96 x 96 frames
 
 
@@ -212,14 +215,14 @@ class Replay:
         """Whether the frame began an episode: bool (...)."""
         return cast(Flags, self._column("first", indices))
 
-    def elapsed_at(self, indices: npt.ArrayLike, longest: int = 128) -> Indices:
-        """Steps from the last reward, or from the episode's first record held, to each record: int64 (...).
+    def elapsed_at(self, indices: npt.ArrayLike, longest: int = LONGEST_ELAPSED) -> Indices:
+        """Steps from the last reward, or from the episode's start, to each record: int64 (...).
 
         A record that follows one with a reward has 0. Rewards count as the dynamics learn them: rounded, in [-1, 1].
 
         Args:
             indices: records.
-            longest: how far to look back; where there is nothing so far, the answer is this.
+            longest: how far to look back; where there is nothing so far among the records held, the answer is this.
 
         Raises:
             InvalidInputError: an index out of range, or ``longest`` below 1.
@@ -229,8 +232,9 @@ class Replay:
         chosen = self._checked(indices)
         earlier = chosen[..., None] - np.arange(1, longest + 1)
         rewarded = np.abs(self.rewards_at(np.maximum(earlier, 0))) > 0.5
-        begins = earlier < self._episode_start(chosen)[..., None]
-        found = rewarded | begins
+        start = self._episode_start(chosen)
+        before = earlier < start[..., None]
+        found = (rewarded & ~before) | (before & self.first_at(start)[..., None])
         return np.where(found.any(-1), found.argmax(-1), longest)
 
     def iter_episodes(self) -> list[tuple[int, int]]:

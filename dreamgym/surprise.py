@@ -21,7 +21,7 @@ class SurpriseWindows:
     cannot be learned from taking over.
 
     Args:
-        limit: a window is drawn at most so many times as often as the average one, and at least 1 / limit times.
+        limit: a window's loss counts as at most so many times the mean of all, and as at least 1 / limit of it.
     """
 
     def __init__(self, limit: float) -> None:
@@ -30,15 +30,25 @@ class SurpriseWindows:
             raise InvalidInputError(f"limit: expected at least 1, got {limit!r}.")
         self._limit = limit
         self._losses: Losses = np.zeros(0, np.float32)
+        self._first = 0
         self._replay: Replay | None = None
+
+    @property
+    def first(self) -> int:
+        """The number of the first record that a loss is kept of, counted from the first ever appended."""
+        return self._first
 
     @property
     def losses(self) -> Losses:
         """(records,) float32, nats: how badly each record's latent was predicted from those before it; NaN: unknown."""
         return self._losses
 
-    def restore(self, losses: Losses) -> None:
-        """Go on with losses that were saved: they belong to the oldest records of the next replay that is drawn from.
+    def restore(self, losses: Losses, first: int) -> None:
+        """Go on with losses that were saved, of the next replay that is drawn from.
+
+        Args:
+            losses: what :attr:`losses` was.
+            first: what :attr:`first` was.
 
         Raises:
             InvalidInputError: not one row of numbers.
@@ -46,22 +56,24 @@ class SurpriseWindows:
         values = np.array(losses, dtype=np.float32)
         if values.ndim != 1:
             raise InvalidInputError(f"losses: expected (records,), got {values.shape}.")
-        self._losses, self._replay = values, None
+        self._losses, self._first, self._replay = values, first, None
 
     def forget(self) -> None:
         """The codec has changed, and with it every loss."""
         self._losses = np.zeros(0, np.float32)
 
     def follow(self, replay: Replay) -> int:
-        """Make room for a replay's records; what is known of another one, or if its oldest were dropped, is forgotten.
+        """Make room for a replay's records; what is known of another one is forgotten.
 
         Returns:
             The oldest record for which there was no room before: all from there on are new.
         """
+        oldest = replay.appended - len(replay)
         same = self._replay is None or self._replay is replay
-        if not same or replay.appended != len(replay) or len(self._losses) > len(replay):
+        if not same or oldest < self._first or self._first + len(self._losses) > replay.appended:
             self.forget()
-        self._replay = replay
+        self._losses = self._losses[max(0, oldest - self._first) :]
+        self._first, self._replay = oldest, replay
         first = len(self._losses)
         self._losses = np.concatenate([self._losses, np.full(len(replay) - first, np.nan, np.float32)])
         return first

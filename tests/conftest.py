@@ -22,7 +22,11 @@ torch.set_num_threads(1)
 
 TINY_LSTM = ConvLSTMConfig(hidden=8, kernel=3, reward_hidden=16)
 TINY_RESIDUAL = ResidualConfig(memory=3, channels=8, blocks=1, embedding=6, reward_hidden=16)
-COARSE_DYNAMICS = {"residual": TINY_RESIDUAL, "merged cells": dataclasses.replace(TINY_LSTM, patch=2)}
+COARSE_DYNAMICS = {
+    "residual": TINY_RESIDUAL,
+    "clock": dataclasses.replace(TINY_RESIDUAL, clock=12),
+    "merged cells": dataclasses.replace(TINY_LSTM, patch=2),
+}
 """Dynamics on a grid of 6x6 whatever the latent's, which shall be 12x12: ``stages=3``."""
 
 

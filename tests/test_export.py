@@ -130,7 +130,9 @@ def test_by_default_it_is_named_after_the_game_and_lies_here(
 
 
 def test_a_run_is_found_by_id(smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DREAMGYM_HOME", str(smoke_run.parent))
+    # A home of its own: beside the smoke run lie dreams of other tests, and the newest would be found.
+    shutil.copytree(smoke_run, tmp_path / "home" / "pong")
+    monkeypatch.setenv("DREAMGYM_HOME", str(tmp_path / "home"))
     assert export_dream("Dream-Pong-v0", tmp_path / "a.safetensors", starts=5).metadata["game"] == "Pong"
 
 

@@ -253,6 +253,23 @@ def test_surprise_at_new_experience_is_measured_before_it_is_fitted_to(monkeypat
     assert "dynamics/surprise" not in fit(fitter, replay, 0, 1)
 
 
+def test_new_experience_of_short_episodes_is_measured_and_none_that_can_be_is_no_number():
+    replay = Replay(120)
+    for i in range(60):
+        replay.append(pong().frames_at(i)[0], i % 6, 0.0, i == 59, False, False, i == 0)
+    fitter = Fitter(world_model(), replace(SMALL, windows="surprise", bf16=False))
+    fit(fitter, replay, 2, 2)
+    replay.append(pong().frames_at(60)[0], 0, 0.0, False, False, False, True)
+    assert "dynamics/surprise" not in fit(fitter, replay, 0, 1)
+    for i in range(61, 101):
+        replay.append(pong().frames_at(i)[0], i % 6, 0.0, i % 4 == 0, False, False, i % 4 == 1)
+    latents = torch.as_tensor(encode_replay(fitter.world_model, replay))
+    measured = fitter._measure_surprise(replay, latents, torch.Generator())
+    losses = fitter.state_dict()["losses"][61:-7]
+    assert torch.isfinite(losses).float().mean() == pytest.approx(0.75, abs=0.05)
+    assert np.isfinite(measured["dynamics/surprise"])
+
+
 def test_a_saved_fit_by_surprise_goes_on_as_if_it_had_not_stopped():
     config = replace(SMALL, windows="surprise", code_noise=0.1, bf16=False)
     through, saved = Fitter(world_model(), config), Fitter(world_model(), config)

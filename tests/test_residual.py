@@ -200,6 +200,7 @@ def test_a_patch_that_does_not_divide_the_grid_is_refused(patch):
         {"reward_hidden": 0},
         {"blocks": -1},
         {"clock": -1},
+        {"clock": 129},
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings):

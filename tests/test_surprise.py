@@ -17,7 +17,7 @@ def records(count, ends=(), capacity=None):
 def known(replay, losses, limit=8.0):
     """A sampler to which all losses are known."""
     sampler = SurpriseWindows(limit)
-    sampler.restore(np.asarray(losses, np.float32))
+    sampler.restore(np.asarray(losses, np.float32), 0)
     sampler.follow(replay)
     return sampler
 
@@ -83,19 +83,28 @@ def test_new_records_join_and_those_of_another_replay_do_not():
     assert np.isnan(sampler.losses).all()
 
 
-def test_records_that_moved_are_forgotten():
+def test_losses_move_with_their_records_when_the_oldest_are_dropped():
     replay = records(30)
-    sampler = known(replay, np.ones(30))
+    sampler = known(replay, np.arange(30.0))
+    for _ in range(4):
+        replay.append(np.zeros((4, 4), np.uint8), 0, 0.0, False, False, False, False)
+    assert sampler.follow(replay) == 26
+    assert sampler.losses[:26].tolist() == list(range(4, 30)) and np.isnan(sampler.losses[26:]).all()
+    assert sampler.first == 4 and sampler.follow(replay) == 30
+    other = SurpriseWindows(8.0)
+    other.restore(sampler.losses, sampler.first)
     replay.append(np.zeros((4, 4), np.uint8), 0, 0.0, False, False, False, False)
-    assert sampler.follow(replay) == 0
-    assert np.isnan(sampler.losses).all()
+    assert other.follow(replay) == 29 and other.losses[:25].tolist() == list(range(5, 30))
+    for _ in range(60):
+        replay.append(np.zeros((4, 4), np.uint8), 0, 0.0, False, False, False, False)
+    assert other.follow(replay) == 0 and np.isnan(other.losses).all() and len(other.losses) == 30
 
 
 def test_bad_arguments_are_refused():
     with pytest.raises(InvalidInputError, match="limit"):
         SurpriseWindows(0.5)
     with pytest.raises(InvalidInputError, match="records"):
-        SurpriseWindows(2.0).restore(np.zeros((2, 2)))
+        SurpriseWindows(2.0).restore(np.zeros((2, 2)), 0)
     replay = records(5)
     sampler = known(replay, np.ones(5))
     with pytest.raises(ReplayError):

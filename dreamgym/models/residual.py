@@ -21,6 +21,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.models.dynamics import Prediction, RewardHead
 from dreamgym.models.layers import one_hot_planes
 from dreamgym.models.losses import NO_REWARD, reward_classes
+from dreamgym.replay import LONGEST_ELAPSED
 
 REWARDED = 0.3
 """Chance of a reward from which a dream's clock is set back. Below one half: a point's chance may spread over steps."""
@@ -62,6 +63,9 @@ class ResidualConfig:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
         if min(self.blocks, self.clock) < 0:
             raise ConfigError(f"blocks and clock: expected at least 0, got {self.blocks} and {self.clock}.")
+        if self.clock > LONGEST_ELAPSED:
+            # No longer time is ever seen in training.
+            raise ConfigError(f"clock: expected at most {LONGEST_ELAPSED}, got {self.clock}.")
         for name in ("dropout", "reward_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 0 and less than 1, got {getattr(self, name)}.")
