@@ -99,7 +99,7 @@ def test_ablations_are_measured_once_at_the_same_wall_time_and_tabled(
     monkeypatch.setattr(ablate, "matmul_rates", lambda device: {"float32": 1.0, "bfloat16": 2.0})
     args = ablate.Args(
         replay=played,
-        rows="laptop,no-events",
+        rows="laptop,uniform",
         seeds="0",
         preset="smoke",
         codec_seconds=0.5,
@@ -114,7 +114,7 @@ def test_ablations_are_measured_once_at_the_same_wall_time_and_tabled(
     ablate.main(args)
     records = ablate.read_records(args.out)
     plain, uniform = records
-    assert [(record["row"], record["seed"]) for record in records] == [("laptop", 0), ("no-events", 0)]
+    assert [(record["row"], record["seed"]) for record in records] == [("laptop", 0), ("uniform", 0)]
     for record in records:
         assert record["updates"]["codec"] > 0 and record["updates"]["dynamics"] > 0 and record["imagined_steps"] > 0
         assert all(seconds > 0 for seconds in record["seconds"].values())
@@ -129,7 +129,7 @@ def test_ablations_are_measured_once_at_the_same_wall_time_and_tabled(
         assert plain["seconds"][name] == uniform["seconds"][name]
     assert plain["seconds"]["dynamics"] != uniform["seconds"]["dynamics"]
     shown = capsys.readouterr().out.splitlines()
-    assert [line for line in shown if line.startswith(("| laptop | 0 |", "| no-events | 0 |"))] == shown[4:6]
+    assert [line for line in shown if line.startswith(("| laptop | 0 |", "| uniform | 0 |"))] == shown[4:6]
 
     written = args.out.read_bytes()
     monkeypatch.setattr(ablate.Ablation, "measure", lambda *_: pytest.fail("measured again"))

@@ -7,7 +7,7 @@ long chain of small ones.
 
 The clock counts the steps since the last reward. What a game does next often depends on nothing else: Pong serves 16
 steps after a point, when the last four frames show the same empty field as 12 steps before. Without it the chance of a
-serve is the same small one at every step, and at a low temperature no dream sees another ball after the first point.
+serve hardly grows with time, and at a low temperature most dreams see no ball after the first point.
 """
 
 from dataclasses import dataclass

@@ -138,7 +138,10 @@ ROWS = {
     "blocks6": Row("twice as many blocks: fewer updates, dearer ones", but(dynamics={"blocks": 6})),
     # Fitting the dynamics.
     "balanced": Row("windows drawn evenly, whatever their loss, those with a reward more often", but(fit=_BALANCED)),
-    "no-events": Row("windows drawn uniformly", but(fit={"windows": "uniform", "event_priority": 1.0})),
+    "uniform": Row(
+        "windows drawn uniformly, those with a reward no more often",
+        but(fit={"windows": "uniform", "event_priority": 1.0}),
+    ),
     "short-windows": Row(
         "twice as many windows, half as long", but(fit={"sequence_length": 8, "dynamics_batch_size": 16})
     ),
