@@ -292,9 +292,9 @@ def _laptop() -> RunConfig:
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(800, 0),
         dynamics_updates=(1_500, 600),
-        imagined_steps=(50_000,),
+        imagined_steps=(75_000,),
         codec=VQVAEConfig(width=16, stages=3, quantizer=QuantizerConfig(num_codes=64)),
-        dynamics=ResidualConfig(clock=32),
+        dynamics=ResidualConfig(clock=32, joint=64),
         collect=CollectConfig(first_steps=12_800, steps=3_050),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
         fit=FitConfig(
@@ -306,7 +306,7 @@ def _laptop() -> RunConfig:
             code_noise=0.1,
             windows="surprise",
         ),
-        dream=DreamConfig(temperature=0.1),
+        ppo=PPOConfig(learning_rate=6e-4),
         evaluate=EvaluateConfig(every=5),
     )
 
@@ -323,7 +323,7 @@ def _gpu() -> RunConfig:
         dynamics_updates=(4_000, 2_500),
         imagined_steps=(1_000_000,),
         codec=replace(laptop.codec, width=32, quantizer=QuantizerConfig(num_codes=128)),
-        dynamics=ResidualConfig(channels=256, blocks=4, embedding=128, reward_hidden=512, clock=32),
+        dynamics=ResidualConfig(channels=256, blocks=4, embedding=128, reward_hidden=512, clock=32, joint=128),
         collect=CollectConfig(),
         fit=replace(laptop.fit, codec_batch_size=128, dynamics_batch_size=128, sequence_length=24),
         dream=replace(laptop.dream, num_envs=512, start_states=8192),

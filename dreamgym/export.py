@@ -267,7 +267,10 @@ def _predictions(model: WorldModel, starts: StartStates, rows: Tensor) -> tuple[
     with model.inference(), torch.autocast(model.device.type, enabled=False):
         for step in range(latents.shape[1]):
             prediction, state = model.dynamics.step(model.embed(latents[:, step]), actions[:, step], state)
-        return prediction.latent_logits.float().softmax(dim=1), prediction.expected_reward()
+        # Where cells are drawn in turn, both models are shown the same cells: the newest real ones, as most cells keep
+        # their code.
+        scores = model.dynamics.latent_logits(prediction, latents[:, -1])
+        return scores.float().softmax(dim=1), prediction.expected_reward()
 
 
 def _round_policy(source: Path, dream: Dream, model: WorldModel) -> tuple[dict[str, Tensor], float]:

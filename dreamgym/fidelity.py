@@ -99,9 +99,10 @@ def open_loop(
     for step in range(warm, warm + horizon):
         prediction, state = world_model.step(latent, actions[:, step], state)
         if real is not None and step - warm < real.shape[1]:
-            cells = prediction.latent_log_probability(real[:, step - warm])
+            cells = world_model.latent_log_probability(prediction, real[:, step - warm])
             likelihoods.append(cells.flatten(1).mean(1, keepdim=True))
-        latent = prediction.sample_latent(generator, temperature)
+        uniforms = torch.rand(latent.shape, generator=generator, device=latent.device)
+        latent = world_model.draw_latent(prediction, uniforms, temperature)
         latents.append(latent)
         rewards.append(prediction.expected_reward())
         ends.append(prediction.end_probability())

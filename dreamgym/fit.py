@@ -426,7 +426,8 @@ def dynamics_loss(
     elapsed = torch.as_tensor(replay.elapsed_at(inputs[:, 0]), device=device)
     prediction = _roll(world_model, shown, actions, rewards, ends, elapsed, config.context_steps, generator)
     targets = latents[:, 1:]
-    latent_steps = latent_cross_entropy(prediction.latent_logits, targets)
+    latent_logits = world_model.dynamics.latent_logits(prediction, targets)
+    latent_steps = latent_cross_entropy(latent_logits, targets)
     latent = masked_mean(latent_steps, next_valid, weights)
     reward = masked_mean(reward_cross_entropy(prediction.reward_logits, rewards), valid, weights)
     loss = latent + config.reward_weight * reward
@@ -437,7 +438,7 @@ def dynamics_loss(
         metrics["end"] = end.detach()
     # Some of the windows are enough for a number that is only looked at, but one alone may hold no step that counts.
     some = slice(0, max(8, len(targets) // 8))
-    hits = prediction.latent_logits[some].detach().argmax(dim=2) == targets[some]
+    hits = latent_logits[some].detach().argmax(dim=2) == targets[some]
     metrics["accuracy"] = masked_mean(hits.float().mean(dim=(2, 3)), next_valid[some])
     return loss, metrics
 
@@ -481,8 +482,9 @@ def _roll(
     parts = [prediction]
     for step in range(forced, time):
         with torch.no_grad():
-            last = Prediction(*(tensor[:, -1].cpu() for tensor in parts[-1]))
-            sampled = last.sample_latent(generator).to(world_model.device)
+            last = Prediction(*(tensor[:, -1] for tensor in parts[-1]))
+            uniforms = torch.rand(batch, *latents.shape[2:], generator=generator).to(world_model.device)
+            sampled = dynamics.draw_latent(last, uniforms)
         prediction, state = dynamics.step(codec.embed(sampled), actions[:, step], state)
         parts.append(Prediction(*(tensor[:, None] for tensor in prediction)))
     return Prediction(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))

@@ -237,9 +237,8 @@ class DreamSimulator:
         prediction, dynamics = self.world_model.step(state.latents[:, -1], actions, state.dynamics)
         cells = math.prod(self._latent_shape)
         uniforms, self._streams = self._streams.draw(cells + 2)
-        latent = sample_categorical(
-            prediction.latent_logits, uniforms[:, :cells].unflatten(1, self._latent_shape), self.temperature
-        )
+        drawn = uniforms[:, :cells].unflatten(1, self._latent_shape)
+        latent = self.world_model.draw_latent(prediction, drawn, self.temperature)
         if self.reward_mode == "expected":
             reward = prediction.expected_reward().float()
         else:

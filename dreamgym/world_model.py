@@ -154,6 +154,34 @@ class WorldModel(nn.Module):
         with self.inference():
             return self.dynamics.step(self.codec.embed(latents), actions, state)
 
+    def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """Draw z_{t+1} from a step's prediction (Eq. 15).
+
+        Args:
+            prediction: of :meth:`step`.
+            uniforms: (batch, height, width) float32 in [0, 1), one a cell.
+            temperature: divides the scores; 0 takes the most likely code of every cell.
+
+        Returns:
+            (batch, height, width) int64.
+        """
+        with self.inference():
+            return self.dynamics.draw_latent(prediction, uniforms, temperature)
+
+    def latent_log_probability(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """How likely given next latents are, cell by cell, at temperature 1.
+
+        Args:
+            prediction: of one step or of a window.
+            latents: (..., height, width) int64.
+
+        Returns:
+            Natural logarithm of the probability, (..., height, width) float32, at most 0.
+        """
+        with self.inference():
+            log_chances = torch.log_softmax(self.dynamics.latent_logits(prediction, latents).float(), dim=-3)
+        return log_chances.gather(-3, latents.unsqueeze(-3)).squeeze(-3)
+
     def hidden(self, state: Any) -> Tensor:
         """H of a state as a policy may see it, (batch, channels, height, width) float32."""
         return self.dynamics.hidden(state).float()

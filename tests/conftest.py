@@ -21,7 +21,7 @@ from dreamgym.world_model import DynamicsConfig, WorldModel, WorldModelConfig
 torch.set_num_threads(1)
 
 TINY_LSTM = ConvLSTMConfig(hidden=8, kernel=3, reward_hidden=16)
-TINY_RESIDUAL = ResidualConfig(memory=3, channels=8, blocks=1, embedding=6, reward_hidden=16)
+TINY_RESIDUAL = ResidualConfig(memory=3, channels=8, blocks=1, embedding=6, joint=8, reward_hidden=16)
 COARSE_DYNAMICS = {
     "residual": TINY_RESIDUAL,
     "clock": dataclasses.replace(TINY_RESIDUAL, clock=12),

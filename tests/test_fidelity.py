@@ -37,15 +37,6 @@ class Prediction:
     latent: torch.Tensor
     reward: torch.Tensor
     end: torch.Tensor
-    noise: float
-
-    def sample_latent(self, generator, temperature=1.0):
-        changed = torch.rand(self.latent.shape, generator=generator) < self.noise
-        return torch.where(changed, (self.latent + 7) % 128, self.latent)
-
-    def latent_log_probability(self, latent):
-        drawn = torch.where(latent == (self.latent + 7) % 128, self.noise, 0.0)
-        return torch.where(latent == self.latent, 1 - self.noise, drawn).clamp(min=1e-6).log()
 
     def expected_reward(self):
         return self.reward
@@ -91,7 +82,14 @@ class Knowing:
         reward = self.strength * reward_at((true - self.late).numpy()) - np.isin(true.numpy(), self.alarms)
         reward = np.where(taken.numpy() >= self.blind_after, 0.0, reward) + self.always
         end = torch.as_tensor(np.isin(true.numpy(), (LENGTH - 1 + self.end_late, *self.end_alarms))).float()
-        return Prediction(following, torch.as_tensor(reward).float(), end, self.noise), (true + 1, taken + 1)
+        return Prediction(following, torch.as_tensor(reward).float(), end), (true + 1, taken + 1)
+
+    def draw_latent(self, prediction, uniforms, temperature=1.0):
+        return torch.where(uniforms < self.noise, (prediction.latent + 7) % 128, prediction.latent)
+
+    def latent_log_probability(self, prediction, latent):
+        drawn = torch.where(latent == (prediction.latent + 7) % 128, self.noise, 0.0)
+        return torch.where(latent == prediction.latent, 1 - self.noise, drawn).clamp(min=1e-6).log()
 
 
 def measure(model, replay=None, starts=64, **options):
@@ -380,13 +378,13 @@ def test_spans_are_those_of_the_episodes():
 def drawn_at(monkeypatch, call):
     """The temperatures at which latents are drawn, and what came of the call."""
     temperatures = set()
-    original = Prediction.sample_latent
+    original = Knowing.draw_latent
 
-    def watched(self, generator, temperature=1.0):
+    def watched(self, prediction, uniforms, temperature=1.0):
         temperatures.add(temperature)
-        return original(self, generator, temperature)
+        return original(self, prediction, uniforms, temperature)
 
-    monkeypatch.setattr(Prediction, "sample_latent", watched)
+    monkeypatch.setattr(Knowing, "draw_latent", watched)
     return temperatures, call()
 
 

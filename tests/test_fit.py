@@ -35,7 +35,7 @@ SMALL = FitConfig(
 )
 
 
-RESIDUAL = ResidualConfig(memory=3, channels=16, blocks=1, embedding=16, reward_hidden=16)
+RESIDUAL = ResidualConfig(memory=3, channels=16, blocks=1, embedding=16, joint=8, reward_hidden=16)
 
 
 def world_model(num_actions=6, dynamics=None, **codec) -> WorldModel:

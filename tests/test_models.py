@@ -75,8 +75,8 @@ def test_merged_cells_are_predicted_in_their_places():
     features = torch.nn.functional.one_hot(latents, codes).float().movedim(-1, 2)
     prediction, _ = dynamics.sequence(features, torch.zeros(2, 3, dtype=torch.int64), dynamics.initial_state(2))
     assert dynamics.hidden_shape == (hidden, 2, 3)
-    assert prediction.latent_logits.shape == (2, 3, codes, 4, 6)
-    assert torch.equal(prediction.latent_logits.argmax(2), latents)
+    assert prediction.latent.shape == (2, 3, codes, 4, 6)
+    assert torch.equal(prediction.latent.argmax(2), latents)
 
 
 def test_cells_that_cannot_be_merged_are_refused():
@@ -95,7 +95,7 @@ def test_a_sequence_goes_on_from_a_state():
     whole, _ = dynamics.sequence(features, actions, dynamics.initial_state(2))
     _, state = dynamics.sequence(features[:, :4], actions[:, :4], dynamics.initial_state(2))
     rest, _ = dynamics.sequence(features[:, 4:], actions[:, 4:], state)
-    assert torch.allclose(whole.latent_logits[:, 4:], rest.latent_logits, atol=1e-5)
+    assert torch.allclose(whole.latent[:, 4:], rest.latent, atol=1e-5)
 
 
 @torch.no_grad()
@@ -105,8 +105,8 @@ def test_predictions_depend_on_nothing_later_and_on_no_other_sequence():
     before, _ = dynamics.sequence(features, actions, dynamics.initial_state(2))
     features[0, 3:], actions[0, 3:], features[1] = 9.0, 0, -9.0
     after, _ = dynamics.sequence(features, actions, dynamics.initial_state(2))
-    assert torch.equal(before.latent_logits[0, :3], after.latent_logits[0, :3])
-    assert not torch.equal(before.latent_logits[0, 3], after.latent_logits[0, 3])
+    assert torch.equal(before.latent[0, :3], after.latent[0, :3])
+    assert not torch.equal(before.latent[0, 3], after.latent[0, 3])
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def test_predictions_depend_on_the_action_and_on_the_past():
     dynamics = tiny()
     features = torch.randn(1, 2, 5, 6, 6)
     logits = [
-        dynamics.sequence(features, torch.tensor([actions]), dynamics.initial_state(1))[0].latent_logits[0, 1]
+        dynamics.sequence(features, torch.tensor([actions]), dynamics.initial_state(1))[0].latent[0, 1]
         for actions in ([0, 0], [0, 1], [1, 0])
     ]
     assert not torch.allclose(logits[0], logits[1])
@@ -126,7 +126,7 @@ def test_continuous_actions_enter_as_they_are():
     features, state = torch.randn(1, 5, 6, 6), dynamics.initial_state(1)
     one_hot, _ = dynamics.step(features, torch.tensor([2]), state)
     vector, _ = dynamics.step(features, torch.tensor([[0.0, 0.0, 1.0]]), state)
-    assert torch.equal(one_hot.latent_logits, vector.latent_logits)
+    assert torch.equal(one_hot.latent, vector.latent)
 
 
 def test_the_state_is_a_named_tuple_of_tensors_batch_first():
@@ -145,34 +145,26 @@ def test_without_an_end_head_nothing_ever_ends():
     assert not prediction.end_probability().any()
 
 
-def test_a_prediction_draws_from_its_distributions():
-    latent_logits = torch.log(torch.tensor([0.1, 0.6, 0.3])).reshape(1, 3, 1, 1).expand(20_000, 3, 1, 1)
+def test_a_prediction_draws_rewards_from_its_distribution():
     rewards = torch.log(torch.tensor([[0.5, 0.2, 0.3]])).expand(20_000, 3)
-    prediction = Prediction(latent_logits, rewards, torch.zeros(20_000))
-    generator = torch.Generator().manual_seed(0)
-    share = torch.bincount(prediction.sample_latent(generator).flatten()) / 20_000
-    assert share.tolist() == pytest.approx([0.1, 0.6, 0.3], abs=0.015)
-    drawn = prediction.sample_reward(generator)
+    prediction = Prediction(torch.zeros(20_000, 3, 1, 1), rewards, torch.zeros(20_000))
+    drawn = prediction.sample_reward(torch.Generator().manual_seed(0))
     assert set(drawn.tolist()) == {-1.0, 0.0, 1.0}
     assert drawn.mean().item() == pytest.approx(-0.2, abs=0.02)
     assert prediction.expected_reward()[0].item() == pytest.approx(-0.2)
     assert prediction.end_probability()[0].item() == 0.5
 
 
-def test_a_prediction_says_how_likely_codes_are_cell_by_cell():
-    chances = torch.tensor([0.7, 0.2, 0.1])
-    logits = (chances.log() + 3)[None, :, None, None].expand(2, 3, 1, 2)
-    prediction = Prediction(logits, torch.zeros(2, 3), torch.zeros(2))
-
-    found = prediction.latent_log_probability(torch.tensor([[[0, 1]], [[2, 2]]]))
-
-    torch.testing.assert_close(found, torch.tensor([[[0.7, 0.2]], [[0.1, 0.1]]]).log())
-
-
-def test_temperature_zero_takes_the_most_likely_codes():
-    logits = torch.randn(5, 128, 6, 6)
-    prediction = Prediction(logits, torch.zeros(5, 3), torch.zeros(5))
-    assert torch.equal(prediction.sample_latent(temperature=0), logits.argmax(dim=1))
+def test_the_papers_dynamics_draw_every_cell_from_its_own_scores():
+    dynamics = tiny()
+    chances = torch.tensor([0.1, 0.6, 0.3])
+    scores = chances.log()[None, :, None, None].expand(1, 3, 6, 6)
+    prediction = Prediction(scores.expand(1_000, -1, -1, -1), torch.zeros(1_000, 3), torch.zeros(1_000))
+    uniforms = torch.rand(1_000, 6, 6, generator=torch.Generator().manual_seed(0))
+    share = torch.bincount(dynamics.draw_latent(prediction, uniforms).flatten()) / uniforms.numel()
+    assert share.tolist() == pytest.approx(chances.tolist(), abs=0.015)
+    assert torch.equal(dynamics.draw_latent(prediction, uniforms, 0.0), torch.ones(1_000, 6, 6, dtype=torch.int64))
+    assert dynamics.latent_logits(prediction, torch.zeros(1_000, 6, 6, dtype=torch.int64)) is prediction.latent
 
 
 def frames(count: int, stack: int = 1) -> np.ndarray:

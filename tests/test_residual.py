@@ -42,7 +42,7 @@ def assert_alike(one, other):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"memory": 1}, {"memory": 9}, {"patch": 1}, {"blocks": 0}, {"end_head": False}, {"clock": 4}],
+    [{}, {"memory": 1}, {"memory": 9}, {"patch": 1}, {"blocks": 0}, {"end_head": False}, {"clock": 4}, {"joint": 8}],
     ids=str,
 )
 @pytest.mark.parametrize("seen_before", [0, 5])
@@ -114,7 +114,7 @@ def test_predictions_do_not_depend_on_other_rows():
     after, state_after = dynamics.sequence(features, actions, dynamics.initial_state(3))
     for one, other in zip([*before, *state_before], [*after, *state_after], strict=True):
         assert torch.equal(one[1], other[1])
-    assert not torch.equal(before.latent_logits[0], after.latent_logits[0])
+    assert not torch.equal(before.latent[0], after.latent[0])
 
 
 @torch.no_grad()
@@ -131,9 +131,9 @@ def test_a_row_that_begins_anew_among_others_is_one_that_just_began():
     reset, _ = dynamics.sequence(later, more, mixed)
     anew, _ = dynamics.sequence(later, more, blank)
     went_on, _ = dynamics.sequence(later, more, state)
-    assert torch.equal(reset.latent_logits[0], anew.latent_logits[0])
-    assert torch.equal(reset.latent_logits[1], went_on.latent_logits[1])
-    assert not torch.equal(went_on.latent_logits[0], anew.latent_logits[0])
+    assert torch.equal(reset.latent[0], anew.latent[0])
+    assert torch.equal(reset.latent[1], went_on.latent[1])
+    assert not torch.equal(went_on.latent[0], anew.latent[0])
 
 
 @pytest.mark.parametrize("memory", [1, 3])
@@ -162,7 +162,7 @@ def test_in_half_precision_the_state_and_the_distributions_stay_in_full():
         whole, state = dynamics.sequence(features[:, :2], actions[:, :2], dynamics.initial_state(2))
         last, after = dynamics.step(features[:, 2], actions[:, 2], state)
     assert all(t.dtype == torch.float32 for t in (*whole, *state, *last, *after) if t.is_floating_point())
-    chances, expected = last.latent_logits.softmax(1), exact.latent_logits[:, 2].softmax(1)
+    chances, expected = last.latent.softmax(1), exact.latent[:, 2].softmax(1)
     assert float((chances - expected).abs().mean()) < 0.02
 
 
@@ -180,8 +180,8 @@ def test_every_cell_is_predicted_in_its_place():
     latents = torch.randint(0, CHANNELS, (2, 3, HEIGHT, WIDTH))
     features = torch.nn.functional.one_hot(latents, CHANNELS).float().movedim(-1, 2)
     prediction, _ = dynamics.sequence(features, torch.zeros(2, 3, dtype=torch.int64), dynamics.initial_state(2))
-    assert prediction.latent_logits.shape == (2, 3, CODES, HEIGHT, WIDTH)
-    assert torch.equal(prediction.latent_logits.argmax(2), latents)
+    assert prediction.latent.shape == (2, 3, CODES, HEIGHT, WIDTH)
+    assert torch.equal(prediction.latent.argmax(2), latents)
 
 
 @pytest.mark.parametrize("patch", [3, 4, 5])
@@ -201,6 +201,8 @@ def test_a_patch_that_does_not_divide_the_grid_is_refused(patch):
         {"blocks": -1},
         {"clock": -1},
         {"clock": 129},
+        {"joint": -1},
+        {"least_chance": 1.0},
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings):
@@ -215,9 +217,9 @@ def test_continuous_actions_enter_as_they_are():
     actions = torch.randint(0, ACTIONS, (2, 4))
     one_hot, _ = dynamics.sequence(features, actions, state)
     vectors = torch.nn.functional.one_hot(actions, ACTIONS).float()
-    assert torch.equal(one_hot.latent_logits, dynamics.sequence(features, vectors, state)[0].latent_logits)
+    assert torch.equal(one_hot.latent, dynamics.sequence(features, vectors, state)[0].latent)
     stronger, _ = dynamics.sequence(features, 2 * vectors, state)
-    assert not torch.allclose(one_hot.latent_logits, stronger.latent_logits)
+    assert not torch.allclose(one_hot.latent, stronger.latent)
 
 
 @torch.no_grad()
@@ -246,10 +248,10 @@ def test_predictions_depend_on_the_clock_up_to_its_limit():
         dynamics.step(features[:, 0], actions[:, 0], dynamics.initial_state(1, elapsed=torch.tensor([elapsed])))[0]
         for elapsed in range(8)
     ]
-    distinct = {tuple(prediction.latent_logits.flatten().tolist()) for prediction in logits}
+    distinct = {tuple(prediction.latent.flatten().tolist()) for prediction in logits}
     assert len(distinct) == 6
     unknown, _ = dynamics.step(features[:, 0], actions[:, 0], dynamics.initial_state(1))
-    assert torch.equal(unknown.latent_logits, logits[5].latent_logits)
+    assert torch.equal(unknown.latent, logits[5].latent)
 
 
 @torch.no_grad()
@@ -271,8 +273,8 @@ def test_true_rewards_go_before_predicted_ones():
     started = dynamics.initial_state(2, elapsed=torch.tensor([3, 9]))
     given, _ = dynamics.sequence(features, actions, started, torch.zeros(2, 4))
     other, _ = dynamics.sequence(features, actions, started, torch.ones(2, 4))
-    assert torch.equal(given.latent_logits[:, 0], other.latent_logits[:, 0])
-    assert not torch.allclose(given.latent_logits[:, 1], other.latent_logits[:, 1])
+    assert torch.equal(given.latent[:, 0], other.latent[:, 0])
+    assert not torch.allclose(given.latent[:, 1], other.latent[:, 1])
 
 
 @torch.no_grad()
@@ -288,7 +290,7 @@ def test_the_blocks_begin_as_the_identity_and_nothing_is_held_likely_before_trai
     trunk = torch.randn(2, 8, 2, 3)
     assert torch.equal(dynamics.blocks(trunk), trunk)
     prediction, _ = dynamics.sequence(*window(8, 4), dynamics.initial_state(8))
-    log_chances = prediction.latent_logits.log_softmax(2)
+    log_chances = prediction.latent.log_softmax(2)
     entropy = -(log_chances.exp() * log_chances).sum(2).mean()
     assert entropy > 0.9 * math.log(CODES)
 
@@ -326,7 +328,7 @@ def test_dropout_is_for_training_alone(setting):
     dynamics.train()
     noisy = predict()
     assert not torch.allclose(noisy.reward_logits, still.reward_logits)
-    assert torch.allclose(noisy.latent_logits, still.latent_logits, atol=1e-5) == (setting == "reward_dropout")
+    assert torch.allclose(noisy.latent, still.latent, atol=1e-5) == (setting == "reward_dropout")
 
 
 @pytest.mark.parametrize("setting", ["dropout", "reward_dropout"])

@@ -40,15 +40,16 @@ class Counter:
     def step(self, latent, action, state):
         self.warmed_up_by.append(int(latent.flatten()[0]))
 
-        def sample_latent(generator, temperature=1.0):
-            self.drawn_at.add(temperature)
-            return latent + action[:, None, None]
-
         return SimpleNamespace(
-            sample_latent=sample_latent,
+            next=latent + action[:, None, None],
             expected_reward=lambda: action / 4,
             end_probability=lambda: torch.zeros(len(action)),
         ), state
+
+    def draw_latent(self, prediction, uniforms, temperature=1.0):
+        assert uniforms.shape == prediction.next.shape
+        self.drawn_at.add(temperature)
+        return prediction.next
 
 
 @pytest.fixture

@@ -12,48 +12,24 @@ from torch import Tensor, nn
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.layers import MapLayerNorm, one_hot_planes
+from dreamgym.streams import sample_categorical
 
 
 class Prediction(NamedTuple):
     """Distributions at one step (leading axis batch) or over a window (leading axes batch, time).
 
     Attributes:
-        latent_logits: (..., codes, height, width), the scores U of Robine et al. 2023, Eq. 15.
+        latent: (..., channels, height, width), what the latent head made of the step. Where cells are drawn
+            independently these are the scores U of Robine et al. 2023, Eq. 15, and channels the codes; else the
+            features of a head that draws them in turn. :meth:`Dynamics.draw_latent` and :meth:`Dynamics.latent_logits`
+            know which.
         reward_logits: (..., 3), the scores V of Eq. 16 for rewards -1, 0, 1.
         end_logit: (...,), log-odds that the episode ends with this step.
     """
 
-    latent_logits: Tensor
+    latent: Tensor
     reward_logits: Tensor
     end_logit: Tensor
-
-    def sample_latent(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
-        """Draw the next latent, cell by cell; the most likely one at temperature 0.
-
-        Args:
-            generator: source of the draw, on the logits' device.
-            temperature: divides the logits.
-
-        Returns:
-            (..., height, width) int64.
-        """
-        logits = self.latent_logits.float().movedim(-3, -1)
-        if temperature == 0:
-            return logits.argmax(dim=-1)
-        chances = torch.softmax(logits / temperature, dim=-1)
-        return torch.multinomial(chances.flatten(0, -2), 1, generator=generator).view(chances.shape[:-1])
-
-    def latent_log_probability(self, latents: Tensor) -> Tensor:
-        """How likely given latents are, cell by cell, at temperature 1.
-
-        Args:
-            latents: (..., height, width) int64.
-
-        Returns:
-            Natural logarithm of the probability, (..., height, width) float32, at most 0.
-        """
-        log_chances = torch.log_softmax(self.latent_logits.float(), dim=-3)
-        return log_chances.gather(-3, latents.unsqueeze(-3)).squeeze(-3)
 
     def expected_reward(self) -> Tensor:
         """Mean of the reward's distribution, (...,) float32 in [-1, 1]."""
@@ -90,6 +66,31 @@ class Dynamics(Protocol):
         self, features: Tensor, actions: Tensor, state: Any, rewards: Tensor | None = None, ends: Tensor | None = None
     ) -> tuple[Prediction, Any]:
         """The same for (batch, time, ...), with the true features, rewards and ends of every step given."""
+        ...
+
+    def latent_logits(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """Scores of the next latent's codes, cell by cell, where the next latent is ``latents``.
+
+        Args:
+            prediction: of one step or of a window.
+            latents: (..., height, width) int64. A model that draws cells in turn shows each the cells before it.
+
+        Returns:
+            (..., codes, height, width) float32; the product of the cells' chances is the chance of ``latents``.
+        """
+        ...
+
+    def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """Draw the next latent of one step.
+
+        Args:
+            prediction: of one step.
+            uniforms: (batch, height, width) float32 in [0, 1), one a cell.
+            temperature: divides the scores; 0 takes the most likely code of every cell.
+
+        Returns:
+            (batch, height, width) int64.
+        """
         ...
 
     def hidden(self, state: Any) -> Tensor:
@@ -304,6 +305,14 @@ class ConvLSTM(nn.Module):
         heads = latent_logits, self.reward_head(trunk), self._end_logits(trunk)
         prediction = Prediction(*(head.float().unflatten(0, (time, batch)).transpose(0, 1) for head in heads))
         return prediction, ConvLSTMState(*state_1, *state_2)
+
+    def latent_logits(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """The scores U (Eq. 15): every cell is drawn independently."""
+        return prediction.latent
+
+    def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """Draw every cell of the next latent on its own."""
+        return sample_categorical(prediction.latent, uniforms, temperature)
 
     def _end_logits(self, trunk: Tensor) -> Tensor:
         if self.end_head is None:

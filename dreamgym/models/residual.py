@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.dynamics import Prediction, RewardHead
+from dreamgym.models.joint import JointLatentHead
 from dreamgym.models.layers import one_hot_planes
 from dreamgym.models.losses import NO_REWARD, reward_classes
 from dreamgym.replay import LONGEST_ELAPSED
+from dreamgym.streams import sample_categorical
 
 REWARDED = 0.3
 """Chance of a reward from which a dream's clock is set back. Below one half: a point's chance may spread over steps."""
@@ -39,6 +41,10 @@ class ResidualConfig:
         patch: side of the square of latent cells that becomes one cell of the blocks' grid: 2 runs a 12x12 latent on
             6x6.
         clock: largest number of steps since the last reward that is told from larger ones; 0 shows no clock.
+        joint: channels of the head that draws a latent's cells in turn (:mod:`dreamgym.models.joint`); 0 draws every
+            cell on its own.
+        least_chance: that head never draws a code with less than this share of the likeliest one's chance: of 144
+            cells a step, one in seven steps gets what happens once in a thousand draws.
         reward_hidden: units of the reward head's linear layer.
         end_head: whether the end of the episode is predicted.
         dropout: share of channels that a block does not add, in training.
@@ -51,6 +57,8 @@ class ResidualConfig:
     embedding: int = 64
     patch: int = 2
     clock: int = 0
+    joint: int = 0
+    least_chance: float = 0.05
     reward_hidden: int = 128
     end_head: bool = True
     dropout: float = 0.1
@@ -61,12 +69,14 @@ class ResidualConfig:
         for name in ("memory", "channels", "embedding", "patch", "reward_hidden"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
-        if min(self.blocks, self.clock) < 0:
-            raise ConfigError(f"blocks and clock: expected at least 0, got {self.blocks} and {self.clock}.")
+        if min(self.blocks, self.clock, self.joint) < 0:
+            raise ConfigError(
+                f"blocks, clock and joint: expected at least 0, got {self.blocks}, {self.clock} and {self.joint}."
+            )
         if self.clock > LONGEST_ELAPSED:
             # No longer time is ever seen in training.
             raise ConfigError(f"clock: expected at most {LONGEST_ELAPSED}, got {self.clock}.")
-        for name in ("dropout", "reward_dropout"):
+        for name in ("dropout", "reward_dropout", "least_chance"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 0 and less than 1, got {getattr(self, name)}.")
 
@@ -117,13 +127,18 @@ class ResidualDynamics(nn.Module):
         channels, height, width = embedding_shape
         if height % config.patch or width % config.patch:
             raise ConfigError(f"patch: expected a divisor of the latent's {height}x{width}, got {config.patch}.")
+        if config.joint and min(height, width) < 2:
+            raise ConfigError(f"joint: expected latents of at least 2x2 cells, got {height}x{width}.")
         self._height, self._width = height // config.patch, width // config.patch
         self.embed = nn.Conv2d(channels, config.embedding, config.patch, stride=config.patch)
         self.inputs = nn.Conv2d(config.memory * (config.embedding + num_actions), config.channels, 3, padding=1)
         self.clock = nn.Linear(config.clock + 1, config.channels, bias=False) if config.clock else None
         self.blocks = nn.Sequential(*(ResidualBlock(config.channels, config.dropout) for _ in range(config.blocks)))
         # Most cells keep their code: the latent head sees the newest latent besides the trunk.
-        self.latent_head = nn.Conv2d(config.channels + config.embedding, num_codes * config.patch**2, 1)
+        outputs = config.joint or num_codes
+        self.latent_head = nn.Conv2d(config.channels + config.embedding, outputs * config.patch**2, 1)
+        # Cells drawn in turn are drawn from features, all others from scores.
+        self.joint = JointLatentHead(config.joint, num_codes, config.least_chance) if config.joint else None
         self.reward_dropout = nn.Dropout2d(config.reward_dropout)
         self.reward_head = RewardHead(config.channels, self._height, self._width, config.reward_hidden, 3)
         self.end_head = (
@@ -229,10 +244,23 @@ class ResidualDynamics(nn.Module):
         return Prediction(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))), state
 
     def _latent_logits(self, inputs: Tensor) -> Tensor:
-        """(count, channels, grid) to (count, codes, height, width) float32, a cell's codes side by side in memory."""
+        """(count, channels, grid) to (count, outputs, height, width), a cell's outputs side by side in memory."""
         side = self.config.patch
-        rows = self.latent_head(inputs).permute(0, 2, 3, 1).unflatten(-1, (side, side, self.num_codes))
+        rows = self.latent_head(inputs).permute(0, 2, 3, 1).unflatten(-1, (side, side, -1))
         return rows.transpose(2, 3).flatten(3, 4).flatten(1, 2).movedim(-1, 1).float()
+
+    def latent_logits(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """Scores (..., codes, height, width) of the next latent's cells; ``latents`` shows the groups drawn before."""
+        if self.joint is None:
+            return prediction.latent
+        flat = self.joint.logits(prediction.latent.flatten(0, -4), latents.flatten(0, -3))
+        return flat.unflatten(0, latents.shape[:-2])
+
+    def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """Draw the next latent (batch, height, width)."""
+        if self.joint is None:
+            return sample_categorical(prediction.latent, uniforms, temperature)
+        return self.joint.draw(prediction.latent, uniforms, temperature)
 
     def _end_logits(self, trunk: Tensor) -> Tensor:
         if self.end_head is None:

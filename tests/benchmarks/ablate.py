@@ -131,6 +131,12 @@ ROWS = {
         "a convolutional LSTM, as in the paper, at the rate that suits it",
         but(dynamics=_LSTM, fit={"dynamics_optimizer": "adamw", "dynamics_batch_size": 32, **_LSTM_RATES}),
     ),
+    "independent": Row("every cell of a latent drawn on its own", but(dynamics={"joint": 0})),
+    "independent-cold": Row(
+        "the same, at temperature 0.1, with which independent cells cohere better",
+        but(dynamics={"joint": 0}, dream={"temperature": 0.1}),
+    ),
+    "every-code": Row("also the least likely codes are drawn", but(dynamics={"least_chance": 0.0})),
     "no-clock": Row("no clock of the steps since the last reward", but(dynamics={"clock": 0})),
     "memory2": Row("two latents seen instead of four", but(dynamics={"memory": 2})),
     "memory8": Row("eight latents seen instead of four", but(dynamics={"memory": 8})),
@@ -153,7 +159,7 @@ ROWS = {
     "decay0": Row("no weight decay", but(fit={"weight_decay": 0.0})),
     "constant-rate": Row("learning rates that do not fall: the paper's", but(fit={"final_rate": 1.0})),
     # The dream.
-    "warm": Row("codes drawn at temperature 1, as the model believes", but(dream={"temperature": 1.0})),
+    "cold": Row("codes drawn at temperature 0.1: nearly always the most likely ones", but(dream={"temperature": 0.1})),
     "argmax": Row("always the most likely codes: no chance in the dream", but(dream={"temperature": 0.0})),
     "stack1": Row("the policy sees the newest latent alone: no motion", but(dream={"latent_stack": 1})),
     "sampled-reward": Row("rewards drawn, not expected: the paper's", but(dream={"reward": "sampled"})),

@@ -1,0 +1,108 @@
+"""Drawing the cells of a latent one after the other, so that they fit together.
+
+The paper's head (Robine et al. 2023, Eq. 15) draws every cell on its own. Where a code shows one small thing and the
+model is not sure in which of two cells it is, both cells stay empty half of the time: the thing is gone for good. Here
+the cells are drawn in four groups, as in the autoregressive models of images (van den Oord et al. 2016, PixelCNN; the
+groups are those of Reed et al. 2017, "Parallel multiscale autoregressive density estimation"), each given those drawn
+before:
+
+    0 2
+    3 1    repeated over the map.
+
+Neighbours are always of different groups. All groups of a known latent are computed at once in training.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamgym.streams import sample_categorical
+
+ORDER = ((0, 0), (1, 1), (0, 1), (1, 0))
+"""(row, column) modulo 2 of each group's cells, in the order in which they are drawn."""
+
+
+class JointLatentHead(nn.Module):
+    """p(z) = product over the groups g of p(z_g | features, z of the groups before g)."""
+
+    earlier: Tensor
+
+    def __init__(self, channels: int, num_codes: int, least_chance: float = 0.0, embedding: int = 32) -> None:
+        """Build the head.
+
+        Args:
+            channels: of the features.
+            num_codes: codes of a cell.
+            least_chance: a code is never drawn whose chance is below this share of the likeliest one's.
+            embedding: channels in which a cell is shown to the cells beside it.
+        """
+        super().__init__()
+        self.num_codes, self.least_chance = num_codes, least_chance
+        self.codes = nn.Embedding(num_codes, embedding)
+        self.neighbours = nn.ModuleList(nn.Conv2d(embedding, channels, 3, stride=2, bias=False) for _ in ORDER[1:])
+        self.scores = nn.Conv2d(channels, num_codes, 1)
+        # (groups - 1, 1, 3, 3): which of a cell's neighbours are drawn before it.
+        offsets = torch.arange(-1, 2)
+        earlier = torch.zeros(len(ORDER) - 1, 1, 3, 3)
+        for group, (row, column) in enumerate(ORDER[1:], start=1):
+            for before in ORDER[:group]:
+                rows, columns = (offsets + row) % 2 == before[0], (offsets + column) % 2 == before[1]
+                earlier[group - 1, 0] += (rows[:, None] & columns[None]).float()
+        self.register_buffer("earlier", earlier, persistent=False)
+
+    def logits(self, features: Tensor, latents: Tensor) -> Tensor:
+        """Scores of every cell, given the cells of earlier groups.
+
+        Args:
+            features: (batch, channels, height, width).
+            latents: (batch, height, width) int64.
+
+        Returns:
+            (batch, codes, height, width) float32.
+        """
+        shown = self._shown(latents)
+        logits = features.new_empty(len(features), *features.shape[2:], self.num_codes, dtype=torch.float32)
+        for group, (row, column) in enumerate(ORDER):
+            logits[:, row::2, column::2] = self._group(group, features, shown)
+        return logits.movedim(-1, 1)
+
+    def draw(self, features: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+        """Draw a latent group by group.
+
+        Args:
+            features: (batch, channels, height, width).
+            uniforms: (batch, height, width) in [0, 1).
+            temperature: divides the scores; 0 takes the most likely code of each cell.
+
+        Returns:
+            (batch, height, width) int64.
+        """
+        latents = torch.zeros(uniforms.shape, dtype=torch.int64, device=features.device)
+        shown = self._shown(latents)
+        # Without the padding; what is written here is read by the groups that follow.
+        inside = shown[:, :, 1:-1, 1:-1]
+        for group, (row, column) in enumerate(ORDER):
+            scores = self._group(group, features, shown).movedim(-1, 1)
+            if self.least_chance:
+                least = scores.amax(dim=1, keepdim=True) + math.log(self.least_chance)
+                scores = scores.masked_fill(scores < least, -torch.inf)
+            drawn = sample_categorical(scores, uniforms[:, row::2, column::2], temperature)
+            latents[:, row::2, column::2] = drawn
+            inside[:, :, row::2, column::2] = self.codes(drawn).movedim(-1, 1).to(inside.dtype)
+        return latents
+
+    def _shown(self, latents: Tensor) -> Tensor:
+        return F.pad(self.codes(latents).movedim(-1, 1), (1, 1, 1, 1))
+
+    def _group(self, group: int, features: Tensor, shown: Tensor) -> Tensor:
+        """Scores of one group's cells: (batch, height / 2, width / 2, codes) float32."""
+        row, column = ORDER[group]
+        own = features[:, :, row::2, column::2]
+        if group:
+            neighbours = self.neighbours[group - 1]
+            assert isinstance(neighbours, nn.Conv2d)
+            weight = neighbours.weight * self.earlier[group - 1]
+            own = own + F.conv2d(shown[:, :, row:, column:], weight, stride=2)[:, :, : own.shape[2], : own.shape[3]]
+        return self.scores(F.relu(own)).movedim(1, -1).float()
