@@ -24,10 +24,14 @@ from dreamgym.models.losses import (
 )
 from dreamgym.muon import Muon, is_matrix
 from dreamgym.replay import Replay, Windows
+from dreamgym.shifts import draw_shifts, shift_rows
 from dreamgym.surprise import SurpriseWindows
 from dreamgym.world_model import WorldModel
 
 Report = dict[str, float]
+
+_SHIFTED_FRAMES, _SHIFTED_WINDOWS = 0.5, 0.75
+"""Shares of the codec's frames and of the dynamics' windows that are moved, where ``shift`` is set."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class FitConfig:
             0 uses the true ones throughout.
         code_noise: mean share of the codes shown to the dynamics that are swapped for those of another step of the
             batch in the same cell; every window has its own share, drawn evenly from 0 to twice this.
+        shift: rows by which frames are moved up or down at most (:mod:`dreamgym.shifts`): half of the codec's and three
+            in four of the dynamics' windows; 0 moves none.
         reward_weight: of the reward's cross-entropy, relative to the latent's summed over its cells.
         end_weight: of the end's cross-entropy, likewise.
         life_loss_ends: whether a lost life counts as an end.
@@ -81,6 +87,7 @@ class FitConfig:
     gradient_clip: float = 100.0
     context_steps: int = 0
     code_noise: float = 0.0
+    shift: int = 0
     reward_weight: float = 1.0
     end_weight: float = 1.0
     life_loss_ends: bool = True
@@ -99,6 +106,10 @@ class FitConfig:
             raise ConfigError(f"dynamics_optimizer: expected 'adamw' or 'muon', got {self.dynamics_optimizer!r}.")
         if min(self.codec_batch_size, self.dynamics_batch_size, self.sequence_length) < 1:
             raise ConfigError("codec_batch_size, dynamics_batch_size and sequence_length: expected at least 1.")
+        if self.shift < 0:
+            raise ConfigError(f"shift: expected at least 0, got {self.shift}.")
+        if self.shift and self.interleaved:
+            raise ConfigError("shift: expected 0 where codec and dynamics are fitted interleaved.")
         if not 0 <= self.code_noise <= 0.5:
             raise ConfigError(f"code_noise: expected 0 to 0.5, got {self.code_noise}.")
         if min(self.event_priority, self.surprise_limit) < 1 or not 0 < self.final_rate <= 1 or self.balance_tau <= 0:
@@ -256,8 +267,22 @@ class Fitter:
             self._set_dynamics_rates(update / updates)
             windows = draw()
             batch = table[torch.as_tensor(windows.indices)].to(device, non_blocking=True).long()
+            if self.config.shift:
+                batch = self._shifted(replay, windows, batch, generator)
             tracker.add(update, self._dynamics_update(replay, windows, batch, generator))
         return before | tracker.report("dynamics/")
+
+    def _shifted(self, replay: Replay, windows: Windows, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """The windows' latents (batch, time, height, width), most of them of frames moved up or down instead."""
+        shifts = draw_shifts(len(latents), self.config.shift, _SHIFTED_WINDOWS, generator)
+        moved = shifts.nonzero().flatten()
+        if not len(moved):
+            return latents
+        indices = windows.indices[moved.numpy()]
+        frames = torch.as_tensor(replay.frames_at(indices.ravel(), self.world_model.frame_stack))
+        frames = shift_rows(frames.to(self.world_model.device), shifts[moved].repeat_interleave(indices.shape[1]))
+        latents[moved.to(latents.device)] = self.world_model.encode(frames).unflatten(0, indices.shape)
+        return latents
 
     def _measure_surprise(self, replay: Replay, latents: Tensor, generator: torch.Generator) -> Report:
         """How badly records that were never fitted to are predicted: what their windows are drawn by at first."""
@@ -309,10 +334,14 @@ class Fitter:
         config, codec, device = self.config, self.world_model.codec, self.world_model.device
         indices = rng.integers(len(replay), size=config.codec_batch_size)
         frames = torch.as_tensor(replay.frames_at(indices, self.world_model.frame_stack)).to(device)
+        shifts = draw_shifts(len(indices), config.shift, _SHIFTED_FRAMES, generator) if config.shift else None
         before = None
         if self.world_model.config.codec.motion_weight:
             earlier = np.where(replay.first_at(indices) | (indices == 0), indices, indices - 1)
             before = torch.as_tensor(replay.frames_at(earlier, self.world_model.frame_stack)).to(device)
+        if shifts is not None:
+            frames = shift_rows(frames, shifts)
+            before = None if before is None else shift_rows(before, shifts)
         quantized = self.codec_updates >= config.unquantized_updates
         if quantized and config.unquantized_updates and self.codec_updates == config.unquantized_updates:
             codec.eval()
@@ -320,7 +349,7 @@ class Fitter:
                 codec.seed_codebook(frames, generator)
         codec.train()
         with self.world_model.mixed_precision(config.bf16):
-            loss, metrics = codec.loss(frames, before, quantized=quantized)
+            loss, metrics = codec.loss(frames, before, quantized=quantized, shifts=shifts)
         self.codec_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.codec_optimizer.step()

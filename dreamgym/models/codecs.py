@@ -11,6 +11,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.models.layers import ResidualBlock
 from dreamgym.models.losses import continuous_bernoulli_logit, continuous_bernoulli_mean, continuous_bernoulli_nll
 from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, perplexity
+from dreamgym.shifts import shift_rows
 
 Metrics = dict[str, Tensor]
 
@@ -50,8 +51,10 @@ class Codec(Protocol):
         """Latents (batch, height, width) to grey values float32 (batch, C, H, W) in [0, 1]."""
         ...
 
-    def loss(self, frames: Tensor, previous: Tensor | None = None, *, quantized: bool = True) -> tuple[Tensor, Metrics]:
-        """uint8 frames (and those one step before) to (scalar, metrics)."""
+    def loss(
+        self, frames: Tensor, previous: Tensor | None = None, *, quantized: bool = True, shifts: Tensor | None = None
+    ) -> tuple[Tensor, Metrics]:
+        """uint8 frames (those one step before, the rows by which they were moved down) to (scalar, metrics)."""
         ...
 
     def update(self, metrics: Metrics, generator: torch.Generator) -> None:
@@ -217,12 +220,16 @@ class VQVAE(nn.Module):
         """Mean of p(s_t | z_t): (batch, height, width) to float32 (batch, C, H, W) in (0, 1)."""
         return continuous_bernoulli_mean(self._logits(self.embed(latents)))
 
-    def loss(self, frames: Tensor, previous: Tensor | None = None, *, quantized: bool = True) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, frames: Tensor, previous: Tensor | None = None, *, quantized: bool = True, shifts: Tensor | None = None
+    ) -> tuple[Tensor, Metrics]:
         """Evidence lower bound with a constant KL term left out (Robine et al. 2023, Eq. 9), plus the commitment loss.
 
         Args:
             frames: (batch, C, H, W) uint8.
             previous: the same one step earlier, for ``motion_weight``; None where unknown.
+            shifts: (batch,) int64, the rows by which each frame was moved down (:mod:`dreamgym.shifts`): background and
+                pixel bias are moved along. None where none was.
             quantized: False trains a plain autoencoder, to give the encoder a start before the codes matter.
 
         Returns:
@@ -235,8 +242,8 @@ class VQVAE(nn.Module):
         indices = self._nearest(outputs.detach())
         codes = self.embed(indices)
         features = outputs + (codes - outputs).detach() if quantized else outputs
-        weights = self._pixel_weights(targets, previous)
-        errors = weights * continuous_bernoulli_nll(self._logits(features), targets)
+        weights = self._pixel_weights(targets, previous, shifts)
+        errors = weights * continuous_bernoulli_nll(self._logits(features, shifts), targets)
         reconstruction = errors.sum(dim=(1, 2, 3)).mean()
         commitment = F.mse_loss(outputs, codes)
         metrics = {
@@ -285,18 +292,23 @@ class VQVAE(nn.Module):
         with torch.autocast(outputs.device.type, enabled=False):
             return self.quantizer.nearest(vectors.flatten(0, 2)).unflatten(0, vectors.shape[:3])
 
-    def _logits(self, features: Tensor) -> Tensor:
+    def _logits(self, features: Tensor, shifts: Tensor | None = None) -> Tensor:
         logits = self.decoder(features.contiguous(memory_format=torch.channels_last)).float()
-        return logits if self.pixel_bias is None else logits + self.pixel_bias
+        return logits if self.pixel_bias is None else logits + _moved(self.pixel_bias, shifts)
 
-    def _pixel_weights(self, targets: Tensor, previous: Tensor | None) -> Tensor:
+    def _pixel_weights(self, targets: Tensor, previous: Tensor | None, shifts: Tensor | None) -> Tensor:
         config = self.config
-        foreground = (targets - self.background).abs() > config.foreground_threshold
+        foreground = (targets - _moved(self.background[None], shifts)).abs() > config.foreground_threshold
         weights = 1 + config.foreground_weight * foreground
         if config.motion_weight and previous is not None:
             moved = (targets - _to_unit(previous)).abs() > config.foreground_threshold
             weights = weights + config.motion_weight * moved
         return weights
+
+
+def _moved(image: Tensor, shifts: Tensor | None) -> Tensor:
+    """One image (1, H, W), or where there are shifts a copy for each, (batch, 1, H, W)."""
+    return image if shifts is None else shift_rows(image.expand(len(shifts), 1, -1, -1), shifts)
 
 
 def _to_unit(frames: Tensor) -> Tensor:
