@@ -296,7 +296,7 @@ class VQVAE(nn.Module):
         logits = self.decoder(features.contiguous(memory_format=torch.channels_last)).float()
         return logits if self.pixel_bias is None else logits + _moved(self.pixel_bias, shifts)
 
-    def _pixel_weights(self, targets: Tensor, previous: Tensor | None, shifts: Tensor | None) -> Tensor:
+    def _pixel_weights(self, targets: Tensor, previous: Tensor | None, shifts: Tensor | None = None) -> Tensor:
         config = self.config
         foreground = (targets - _moved(self.background[None], shifts)).abs() > config.foreground_threshold
         weights = 1 + config.foreground_weight * foreground
