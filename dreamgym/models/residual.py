@@ -215,8 +215,8 @@ class ResidualDynamics(nn.Module):
             since = F.embedding(elapsed[:, :time].flatten(), self.clock.weight.T)
             inputs = inputs + since.to(inputs.dtype)[:, :, None, None]
         trunk = F.relu(self.blocks(inputs))
-        latent_logits = self._latent_logits(torch.cat([trunk, embedded], dim=1))
-        heads = latent_logits, self.reward_head(self.reward_dropout(trunk)).float(), self._end_logits(trunk).float()
+        latent = self._latent_outputs(torch.cat([trunk, embedded], dim=1))
+        heads = latent, self.reward_head(self.reward_dropout(trunk)).float(), self._end_logits(trunk).float()
         prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
         kept = seen[:, time:].permute(0, 1, 4, 2, 3).float()
         if rewards is None:
@@ -243,7 +243,7 @@ class ResidualDynamics(nn.Module):
             parts.append(prediction)
         return Prediction(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))), state
 
-    def _latent_logits(self, inputs: Tensor) -> Tensor:
+    def _latent_outputs(self, inputs: Tensor) -> Tensor:
         """(count, channels, grid) to (count, outputs, height, width), a cell's outputs side by side in memory."""
         side = self.config.patch
         rows = self.latent_head(inputs).permute(0, 2, 3, 1).unflatten(-1, (side, side, -1))
