@@ -294,7 +294,7 @@ def _laptop() -> RunConfig:
         dynamics_updates=(1_500, 600),
         imagined_steps=(75_000,),
         codec=VQVAEConfig(width=16, stages=3, quantizer=QuantizerConfig(num_codes=64)),
-        dynamics=ResidualConfig(clock=32, joint=64),
+        dynamics=ResidualConfig(clock=32, joint=64, least_chance=0.05),
         collect=CollectConfig(first_steps=12_800, steps=3_050),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
         fit=FitConfig(
@@ -323,7 +323,7 @@ def _gpu() -> RunConfig:
         dynamics_updates=(4_000, 2_500),
         imagined_steps=(1_000_000,),
         codec=replace(laptop.codec, width=32, quantizer=QuantizerConfig(num_codes=128)),
-        dynamics=ResidualConfig(channels=256, blocks=4, embedding=128, reward_hidden=512, clock=32, joint=128),
+        dynamics=replace(laptop.dynamics, channels=256, blocks=4, embedding=128, reward_hidden=512, joint=128),
         collect=CollectConfig(),
         fit=replace(laptop.fit, codec_batch_size=128, dynamics_batch_size=128, sequence_length=24),
         dream=replace(laptop.dream, num_envs=512, start_states=8192),

@@ -56,8 +56,8 @@ class FitConfig:
             0 uses the true ones throughout.
         code_noise: mean share of the codes shown to the dynamics that are swapped for those of another step of the
             batch in the same cell; every window has its own share, drawn evenly from 0 to twice this.
-        shift: rows by which frames are moved up or down at most (:mod:`dreamgym.shifts`): half of the codec's and three
-            in four of the dynamics' windows; 0 moves none.
+        shift: rows by which frames are moved up or down at most (:mod:`dreamgym.shifts`), drawn for half of the codec's
+            frames and three in four of the dynamics' windows; 0 moves none.
         reward_weight: of the reward's cross-entropy, relative to the latent's summed over its cells.
         end_weight: of the end's cross-entropy, likewise.
         life_loss_ends: whether a lost life counts as an end.

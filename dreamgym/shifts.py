@@ -16,7 +16,7 @@ def draw_shifts(count: int, largest: int, share: float, generator: torch.Generat
     Args:
         count: of images.
         largest: number of rows, up or down.
-        share: of the images that are moved at all; the others' shift is 0.
+        share: of the images whose shift is drawn, evenly and 0 among them; the others' is 0.
         generator: of the draws, on the CPU.
 
     Returns:

@@ -24,6 +24,22 @@ ORDER = ((0, 0), (1, 1), (0, 1), (1, 0))
 """(row, column) modulo 2 of each group's cells, in the order in which they are drawn."""
 
 
+def drop_unlikely(scores: Tensor, least_chance: float) -> Tensor:
+    """Rule out codes whose chance at temperature 1 is below a share of the likeliest one's.
+
+    Args:
+        scores: (batch, codes, height, width).
+        least_chance: the share; 0 rules out none.
+
+    Returns:
+        The same with -inf for those codes.
+    """
+    if not least_chance:
+        return scores
+    least = scores.amax(dim=1, keepdim=True) + math.log(least_chance)
+    return scores.masked_fill(scores < least, -torch.inf)
+
+
 class JointLatentHead(nn.Module):
     """p(z) = product over the groups g of p(z_g | features, z of the groups before g)."""
 
@@ -35,7 +51,7 @@ class JointLatentHead(nn.Module):
         Args:
             channels: of the features.
             num_codes: codes of a cell.
-            least_chance: a code is never drawn whose chance is below this share of the likeliest one's.
+            least_chance: see :func:`drop_unlikely`.
             embedding: channels in which a cell is shown to the cells beside it.
         """
         super().__init__()
@@ -85,9 +101,7 @@ class JointLatentHead(nn.Module):
         inside = shown[:, :, 1:-1, 1:-1]
         for group, (row, column) in enumerate(ORDER):
             scores = self._group(group, features, shown).movedim(-1, 1)
-            if self.least_chance:
-                least = scores.amax(dim=1, keepdim=True) + math.log(self.least_chance)
-                scores = scores.masked_fill(scores < least, -torch.inf)
+            scores = drop_unlikely(scores, self.least_chance)
             drawn = sample_categorical(scores, uniforms[:, row::2, column::2], temperature)
             latents[:, row::2, column::2] = drawn
             inside[:, :, row::2, column::2] = self.codes(drawn).movedim(-1, 1).to(inside.dtype)

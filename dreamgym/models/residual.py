@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.dynamics import Prediction, RewardHead
-from dreamgym.models.joint import JointLatentHead
+from dreamgym.models.joint import JointLatentHead, drop_unlikely
 from dreamgym.models.layers import one_hot_planes
 from dreamgym.models.losses import NO_REWARD, reward_classes
 from dreamgym.replay import LONGEST_ELAPSED
@@ -43,8 +43,8 @@ class ResidualConfig:
         clock: largest number of steps since the last reward that is told from larger ones; 0 shows no clock.
         joint: channels of the head that draws a latent's cells in turn (:mod:`dreamgym.models.joint`); 0 draws every
             cell on its own.
-        least_chance: that head never draws a code with less than this share of the likeliest one's chance: of 144
-            cells a step, one in seven steps gets what happens once in a thousand draws.
+        least_chance: no code is drawn whose chance, at temperature 1, is less than this share of the likeliest one's:
+            of 144 cells a step, one in seven steps gets what happens once in a thousand draws.
         reward_hidden: units of the reward head's linear layer.
         end_head: whether the end of the episode is predicted.
         dropout: share of channels that a block does not add, in training.
@@ -58,7 +58,7 @@ class ResidualConfig:
     patch: int = 2
     clock: int = 0
     joint: int = 0
-    least_chance: float = 0.05
+    least_chance: float = 0.0
     reward_hidden: int = 128
     end_head: bool = True
     dropout: float = 0.1
@@ -259,7 +259,7 @@ class ResidualDynamics(nn.Module):
     def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """Draw the next latent (batch, height, width)."""
         if self.joint is None:
-            return sample_categorical(prediction.latent, uniforms, temperature)
+            return sample_categorical(drop_unlikely(prediction.latent, self.config.least_chance), uniforms, temperature)
         return self.joint.draw(prediction.latent, uniforms, temperature)
 
     def _end_logits(self, trunk: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Every row is fitted to the same real experience of a finished run, measured on the same held-out episodes, and judged by
 what a fresh policy, trained in its dream, scores in the real game:
 
-    python tests/benchmarks/ablate.py --replay runs/pong --rows laptop,lstm,warm --seeds 0,1
+    python tests/benchmarks/ablate.py --replay runs/pong --rows laptop,lstm,cold --seeds 0,1
     python tests/benchmarks/ablate.py --table
 
 A row and seed that is measured is a line of ``--out``; run again, the command goes on with what is missing.
