@@ -123,7 +123,6 @@ class ResidualDynamics(nn.Module):
         super().__init__()
         self.config = config
         self.num_actions = num_actions
-        self.num_codes = num_codes
         channels, height, width = embedding_shape
         if height % config.patch or width % config.patch:
             raise ConfigError(f"patch: expected a divisor of the latent's {height}x{width}, got {config.patch}.")
