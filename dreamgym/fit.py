@@ -267,22 +267,28 @@ class Fitter:
             self._set_dynamics_rates(update / updates)
             windows = draw()
             batch = table[torch.as_tensor(windows.indices)].to(device, non_blocking=True).long()
+            moved = None
             if self.config.shift:
-                batch = self._shifted(replay, windows, batch, generator)
-            tracker.add(update, self._dynamics_update(replay, windows, batch, generator))
+                batch, moved = self._shifted(replay, windows, batch, generator)
+            tracker.add(update, self._dynamics_update(replay, windows, batch, generator, moved))
         return before | tracker.report("dynamics/")
 
-    def _shifted(self, replay: Replay, windows: Windows, latents: Tensor, generator: torch.Generator) -> Tensor:
-        """The windows' latents (batch, time, height, width), most of them of frames moved up or down instead."""
+    def _shifted(
+        self, replay: Replay, windows: Windows, latents: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, npt.NDArray[np.bool_]]:
+        """The windows' latents, most of them of frames moved up or down instead, and which windows these are.
+
+        (batch, time, height, width) int64 and (batch,) bool.
+        """
         shifts = draw_shifts(len(latents), self.config.shift, _SHIFTED_WINDOWS, generator)
         moved = shifts.nonzero().flatten()
         if not len(moved):
-            return latents
+            return latents, np.zeros(len(latents), bool)
         indices = windows.indices[moved.numpy()]
         frames = torch.as_tensor(replay.frames_at(indices.ravel(), self.world_model.frame_stack))
         frames = shift_rows(frames.to(self.world_model.device), shifts[moved].repeat_interleave(indices.shape[1]))
         latents[moved.to(latents.device)] = self.world_model.encode(frames).unflatten(0, indices.shape)
-        return latents
+        return latents, (shifts != 0).numpy()
 
     def _measure_surprise(self, replay: Replay, latents: Tensor, generator: torch.Generator) -> Report:
         """How badly records that were never fitted to are predicted: what their windows are drawn by at first."""
@@ -360,7 +366,12 @@ class Fitter:
         return _scalars(metrics)
 
     def _dynamics_update(
-        self, replay: Replay, windows: Windows, latents: Tensor, generator: torch.Generator
+        self,
+        replay: Replay,
+        windows: Windows,
+        latents: Tensor,
+        generator: torch.Generator,
+        moved: npt.NDArray[np.bool_] | None = None,
     ) -> dict[str, Tensor]:
         config = self.config
         self.world_model.dynamics.train()
@@ -375,7 +386,10 @@ class Fitter:
         self.world_model.dynamics.eval()
         self.dynamics_updates += 1
         if config.windows == "surprise":
-            self._surprise.update(windows, metrics["latent_steps"].cpu().numpy())
+            # A moved window's loss says little of the records as they are.
+            kept = slice(None) if moved is None else ~moved
+            as_it_is = Windows(windows.indices[kept], windows.mask[kept], windows.weights[kept])
+            self._surprise.update(as_it_is, metrics["latent_steps"].cpu().numpy()[kept])
         return _scalars(metrics)
 
     @contextmanager

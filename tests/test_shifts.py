@@ -72,6 +72,24 @@ def test_the_dynamics_are_fitted_to_latents_of_moved_frames(monkeypatch):
         assert torch.equal(latents[row], world_model.encode(shift_rows(frames, shifts[row].expand(len(frames)))))
 
 
+def test_a_moved_window_does_not_say_how_surprising_its_records_are(monkeypatch):
+    world_model, replay = make_tiny_dream().world_model, recorded()
+    config = FitConfig(dynamics_batch_size=2, sequence_length=4, shift=8, windows="surprise")
+    fitter, drawn = Fitter(world_model, config), []
+    monkeypatch.setattr(fit, "draw_shifts", lambda *_: torch.tensor([0, 8]))
+    original = fitter._shifted
+
+    def watched(replay, windows, *rest):
+        drawn.append(windows.indices)
+        return original(replay, windows, *rest)
+
+    monkeypatch.setattr(fitter, "_shifted", watched)
+    table = np.zeros((len(replay), *world_model.codec.latent_shape), np.uint8)
+    fitter.fit_dynamics(replay, table, 1, np.random.default_rng(0), torch.Generator().manual_seed(0), progress=False)
+    known = np.flatnonzero(~np.isnan(fitter._surprise.losses))
+    assert known.tolist() == drawn[0][0, 1:].tolist()
+
+
 def test_the_codec_is_fitted_to_moved_frames(monkeypatch):
     world_model, replay, seen = make_tiny_dream().world_model, recorded(), []
     fitter = Fitter(world_model, FitConfig(codec_batch_size=4, unquantized_updates=0, shift=8))
