@@ -24,7 +24,7 @@ from dreamgym.models.losses import (
 )
 from dreamgym.muon import Muon, is_matrix
 from dreamgym.replay import Replay, Windows
-from dreamgym.shifts import draw_shifts, shift_rows
+from dreamgym.shifts import draw_shifts, moved_latents, shift_rows
 from dreamgym.surprise import SurpriseWindows
 from dreamgym.world_model import WorldModel
 
@@ -58,6 +58,8 @@ class FitConfig:
             batch in the same cell; every window has its own share, drawn evenly from 0 to twice this.
         shift: rows by which frames are moved up or down at most (:mod:`dreamgym.shifts`), drawn for half of the codec's
             frames and three in four of the dynamics' windows; 0 moves none.
+        shift_step: the dynamics' windows are moved by multiples of so many rows, a divisor of the codec's cell: every
+            frame is encoded cell / shift_step times.
         reward_weight: of the reward's cross-entropy, relative to the latent's summed over its cells.
         end_weight: of the end's cross-entropy, likewise.
         life_loss_ends: whether a lost life counts as an end.
@@ -88,6 +90,7 @@ class FitConfig:
     context_steps: int = 0
     code_noise: float = 0.0
     shift: int = 0
+    shift_step: int = 2
     reward_weight: float = 1.0
     end_weight: float = 1.0
     life_loss_ends: bool = True
@@ -108,6 +111,8 @@ class FitConfig:
             raise ConfigError("codec_batch_size, dynamics_batch_size and sequence_length: expected at least 1.")
         if self.shift < 0:
             raise ConfigError(f"shift: expected at least 0, got {self.shift}.")
+        if self.shift and not 1 <= self.shift_step <= self.shift:
+            raise ConfigError(f"shift_step: expected 1 to shift={self.shift}, got {self.shift_step}.")
         if self.shift and self.interleaved:
             raise ConfigError("shift: expected 0 where codec and dynamics are fitted interleaved.")
         if not 0 <= self.code_noise <= 0.5:
@@ -165,6 +170,13 @@ class Fitter:
         self.codec_updates = 0
         self.dynamics_updates = 0
         self._latents = LatentCache(world_model)
+        cell = world_model.config.codec.cell
+        if config.shift and cell % config.shift_step:
+            raise ConfigError(
+                f"shift_step: expected a divisor of the codec's cell, {cell} px, got {config.shift_step}."
+            )
+        rows = range(config.shift_step, cell, config.shift_step) if config.shift else ()
+        self._moved_latents = [LatentCache(world_model, rows) for rows in rows]
         self._surprise = SurpriseWindows(config.surprise_limit)
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,7 +200,7 @@ class Fitter:
         self.codec_updates = state["codec_updates"]
         self.dynamics_updates = state.get("dynamics_updates", 0)
         self._surprise.restore(state.get("losses", torch.zeros(0)).cpu().numpy(), state.get("first_loss", 0))
-        self._latents.forget()
+        self._forget_latents()
 
     def fit(
         self,
@@ -260,35 +272,35 @@ class Fitter:
         """Fit the dynamics alone, on latents (steps, height, width) uint8 of the whole replay."""
         tracker = _Tracker(updates)
         table = torch.as_tensor(latents)
+        moved_tables = self._moved_tables(replay, table) if self.config.shift else None
         device = self.world_model.device
         before = self._measure_surprise(replay, table, generator) if self.config.windows == "surprise" else {}
         draw = self._window_source(replay, rng)
         for update in _bar(updates, "dynamics", progress):
             self._set_dynamics_rates(update / updates)
             windows = draw()
-            batch = table[torch.as_tensor(windows.indices)].to(device, non_blocking=True).long()
-            moved = None
-            if self.config.shift:
-                batch, moved = self._shifted(replay, windows, batch, generator)
+            if moved_tables is None:
+                batch, moved = table[torch.as_tensor(windows.indices)].long(), None
+            else:
+                batch, moved = self._shifted(moved_tables, windows, generator)
+            batch = batch.to(device, non_blocking=True)
             tracker.add(update, self._dynamics_update(replay, windows, batch, generator, moved))
         return before | tracker.report("dynamics/")
 
+    def _moved_tables(self, replay: Replay, latents: Tensor) -> Tensor:
+        """(phases, records, height, width) uint8: the latents given, then those of frames moved within a cell."""
+        return torch.stack([latents, *(torch.as_tensor(cache.of(replay)) for cache in self._moved_latents)])
+
     def _shifted(
-        self, replay: Replay, windows: Windows, latents: Tensor, generator: torch.Generator
+        self, tables: Tensor, windows: Windows, generator: torch.Generator
     ) -> tuple[Tensor, npt.NDArray[np.bool_]]:
-        """The windows' latents, most of them of frames moved up or down instead, and which windows these are.
+        """The windows' latents, most of them of frames moved up or down, and which windows these are.
 
         (batch, time, height, width) int64 and (batch,) bool.
         """
-        shifts = draw_shifts(len(latents), self.config.shift, _SHIFTED_WINDOWS, generator)
-        moved = shifts.nonzero().flatten()
-        if not len(moved):
-            return latents, np.zeros(len(latents), bool)
-        indices = windows.indices[moved.numpy()]
-        frames = torch.as_tensor(replay.frames_at(indices.ravel(), self.world_model.frame_stack))
-        frames = shift_rows(frames.to(self.world_model.device), shifts[moved].repeat_interleave(indices.shape[1]))
-        latents[moved.to(latents.device)] = self.world_model.encode(frames).unflatten(0, indices.shape)
-        return latents, (shifts != 0).numpy()
+        config, cell = self.config, self.world_model.config.codec.cell
+        shifts = draw_shifts(len(windows.indices), config.shift, _SHIFTED_WINDOWS, generator, step=cell // len(tables))
+        return moved_latents(tables, torch.as_tensor(windows.indices), shifts, cell), (shifts != 0).numpy()
 
     def _measure_surprise(self, replay: Replay, latents: Tensor, generator: torch.Generator) -> Report:
         """How badly records that were never fitted to are predicted: what their windows are drawn by at first."""
@@ -361,7 +373,7 @@ class Fitter:
         self.codec_optimizer.step()
         codec.update(metrics, generator)
         codec.eval()
-        self._latents.forget()
+        self._forget_latents()
         self.codec_updates += 1
         return _scalars(metrics)
 
@@ -399,6 +411,10 @@ class Fitter:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             yield
+
+    def _forget_latents(self) -> None:
+        for cache in (self._latents, *self._moved_latents):
+            cache.forget()
 
     @property
     def _dynamics_optimizers(self) -> list[torch.optim.Optimizer]:

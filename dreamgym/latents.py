@@ -5,11 +5,12 @@ import numpy.typing as npt
 import torch
 
 from dreamgym.replay import Replay
+from dreamgym.shifts import shift_rows
 from dreamgym.world_model import WorldModel
 
 
 def encode_replay(
-    world_model: WorldModel, replay: Replay, chunk: int = 512, *, first: int = 0
+    world_model: WorldModel, replay: Replay, chunk: int = 512, *, first: int = 0, rows: int = 0
 ) -> npt.NDArray[np.uint8]:
     """Encode every record once.
 
@@ -18,6 +19,7 @@ def encode_replay(
         replay: n records.
         chunk: frames encoded at once; always as many, so that a record's latent does not depend on what is beside it.
         first: the record to begin with.
+        rows: by which the frames are moved down before (:mod:`dreamgym.shifts`).
 
     Returns:
         (n - first, height, width) uint8, aligned with the replay's indices.
@@ -25,7 +27,10 @@ def encode_replay(
     parts: list[npt.NDArray[np.uint8]] = []
     for start in range(first, len(replay), chunk):
         indices = np.minimum(np.arange(start, start + chunk), len(replay) - 1)
-        latents = world_model.encode(replay.frames_at(indices, world_model.frame_stack), chunk)
+        frames = torch.as_tensor(replay.frames_at(indices, world_model.frame_stack))
+        if rows:
+            frames = shift_rows(frames, torch.full((len(frames),), rows))
+        latents = world_model.encode(frames, chunk)
         parts.append(latents[: len(replay) - start].to(torch.uint8).cpu().numpy())
     return np.concatenate(parts)
 
@@ -35,11 +40,13 @@ class LatentCache:
 
     Args:
         world_model: whose codec.
+        rows: by which the frames are moved down before they are encoded.
     """
 
-    def __init__(self, world_model: WorldModel) -> None:
+    def __init__(self, world_model: WorldModel, rows: int = 0) -> None:
         """Begin with none."""
         self._world_model = world_model
+        self._rows = rows
         self._known: npt.NDArray[np.uint8] | None = None
         self._replay: Replay | None = None
 
@@ -53,8 +60,8 @@ class LatentCache:
         grown = replay is self._replay and replay.appended == len(replay)
         self._replay = replay
         if self._known is None or not grown:
-            self._known = encode_replay(self._world_model, replay)
+            self._known = encode_replay(self._world_model, replay, rows=self._rows)
         elif len(self._known) < len(replay):
-            new = encode_replay(self._world_model, replay, first=len(self._known))
+            new = encode_replay(self._world_model, replay, first=len(self._known), rows=self._rows)
             self._known = np.concatenate([self._known, new])
         return self._known

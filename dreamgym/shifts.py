@@ -4,13 +4,18 @@ A latent shows a thing by codes that depend on where in its cell it is; to the d
 another code, of which nothing is known until it was seen. Showing them the same experience in other places is the
 random shift of Kostrikov et al. 2021 ("Image augmentation is all you need"), here one for all frames of a window and
 vertical: games are played between walls that are moved along.
+
+Every frame is encoded once for each shift within a cell; by whole cells the latents themselves are moved, since the
+encoder is the same convolution everywhere.
 """
 
 import torch
 from torch import Tensor
 
 
-def draw_shifts(count: int, largest: int, share: float, generator: torch.Generator | None = None) -> Tensor:
+def draw_shifts(
+    count: int, largest: int, share: float, generator: torch.Generator | None = None, *, step: int = 1
+) -> Tensor:
     """Draw by how many rows images are moved.
 
     Args:
@@ -18,11 +23,13 @@ def draw_shifts(count: int, largest: int, share: float, generator: torch.Generat
         largest: number of rows, up or down.
         share: of the images whose shift is drawn, evenly and 0 among them; the others' is 0.
         generator: of the draws, on the CPU.
+        step: all shifts are multiples of this.
 
     Returns:
         (count,) int64 in [-largest, largest].
     """
-    shifts = torch.randint(-largest, largest + 1, (count,), generator=generator)
+    steps = largest // step
+    shifts = step * torch.randint(-steps, steps + 1, (count,), generator=generator)
     return shifts * (torch.rand(count, generator=generator) < share)
 
 
@@ -30,7 +37,7 @@ def shift_rows(images: Tensor, shifts: Tensor) -> Tensor:
     """Move images down by their shifts (up where negative); the outermost row fills the gap.
 
     Args:
-        images: (count, channels, height, width).
+        images: (count, channels, height, width), or latents (count, time, height, width).
         shifts: (count,) int64.
 
     Returns:
@@ -40,3 +47,21 @@ def shift_rows(images: Tensor, shifts: Tensor) -> Tensor:
     rows = torch.arange(height, device=images.device) - shifts.to(images.device)[:, None]
     rows = rows.clamp(0, height - 1)[:, None, :, None]
     return torch.gather(images, 2, rows.expand(-1, images.shape[1], -1, images.shape[3]))
+
+
+def moved_latents(tables: Tensor, indices: Tensor, shifts: Tensor, cell: int) -> Tensor:
+    """Look up latents of frames that were moved.
+
+    Args:
+        tables: (phases, records, height, width): the latents of all frames moved down by 0, cell / phases, 2 cell /
+            phases ... rows.
+        indices: (batch, time) int64, the records wanted.
+        shifts: (batch,) int64, rows by which the frames of each window are moved down, multiples of cell / phases.
+        cell: rows of a frame that one row of a latent shows.
+
+    Returns:
+        (batch, time, height, width) int64. What a shift of whole cells leaves open is filled with the outermost row.
+    """
+    phases = shifts.remainder(cell)
+    latents = tables[(phases * len(tables) // cell)[:, None], indices].long()
+    return shift_rows(latents, (shifts - phases) // cell)

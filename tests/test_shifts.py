@@ -8,9 +8,10 @@ from conftest import make_tiny_dream
 from dreamgym import fit
 from dreamgym.errors import ConfigError
 from dreamgym.fit import FitConfig, Fitter
+from dreamgym.latents import LatentCache
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
 from dreamgym.replay import Replay
-from dreamgym.shifts import draw_shifts, shift_rows
+from dreamgym.shifts import draw_shifts, moved_latents, shift_rows
 
 
 def test_rows_move_down_or_up_and_the_outermost_fills_the_gap():
@@ -23,6 +24,8 @@ def test_rows_move_down_or_up_and_the_outermost_fills_the_gap():
 def test_shifts_are_drawn_evenly_from_both_sides_for_a_share_of_the_images():
     shifts = draw_shifts(40_000, 3, 0.7, torch.Generator().manual_seed(0))
     share = torch.bincount(shifts + 3, minlength=7) / len(shifts)
+    by_step = draw_shifts(1_000, 8, 1.0, torch.Generator().manual_seed(0), step=3)
+    assert set(by_step.tolist()) == {-6, -3, 0, 3, 6}
     assert share.tolist() == pytest.approx([0.1, 0.1, 0.1, 0.4, 0.1, 0.1, 0.1], abs=0.01)
 
 
@@ -54,8 +57,8 @@ def recorded(steps: int = 60) -> Replay:
 def test_the_dynamics_are_fitted_to_latents_of_moved_frames(monkeypatch):
     world_model, replay = make_tiny_dream().world_model, recorded()
     fitter = Fitter(world_model, FitConfig(dynamics_batch_size=3, sequence_length=4, shift=8))
-    shifts, seen = torch.tensor([0, 8, -5]), []
-    monkeypatch.setattr(fit, "draw_shifts", lambda *_: shifts)
+    shifts, seen = torch.tensor([0, 8, -6]), []
+    monkeypatch.setattr(fit, "draw_shifts", lambda *_, step: shifts)
     original = fit.dynamics_loss
 
     def watched(model, replay, windows, latents, *rest):
@@ -67,16 +70,46 @@ def test_the_dynamics_are_fitted_to_latents_of_moved_frames(monkeypatch):
     fitter.fit_dynamics(replay, table, 1, np.random.default_rng(0), torch.Generator().manual_seed(0), progress=False)
     ((indices, latents),) = seen
     assert (latents[0] == 7).all(), "what is not moved is looked up"
-    for row in (1, 2):
+
+    def encoded(row: int, rows: int) -> torch.Tensor:
         frames = torch.as_tensor(replay.frames_at(indices[row], 1))
-        assert torch.equal(latents[row], world_model.encode(shift_rows(frames, shifts[row].expand(len(frames)))))
+        return world_model.encode(shift_rows(frames, torch.full((len(frames),), rows)))
+
+    assert torch.equal(latents[1], encoded(1, 8))
+    # Six rows up are ten rows down and a cell of 16 up.
+    lower = encoded(2, 10)
+    assert torch.equal(latents[2], torch.cat([lower[:, 1:], lower[:, -1:]], dim=1))
+
+
+def test_moving_a_latent_by_cells_is_moving_its_frame():
+    codec = VQVAE(VQVAEConfig(width=4, stages=3)).eval()
+    frames = torch.randint(0, 256, (4, 1, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    tables = torch.stack([codec.encode(shift_rows(frames, torch.full((4,), rows))) for rows in (0, 2, 4, 6)])
+    for rows in (-8, -6, -2, 0, 2, 4, 8):
+        moved = moved_latents(tables.to(torch.uint8), torch.arange(4)[:, None], torch.full((4,), rows), cell=8)
+        expected = codec.encode(shift_rows(frames, torch.full((4,), rows)))
+        # At the edges the encoder sees its padding, and what fills the gap.
+        assert torch.equal(moved[:, 0, 2:-2], expected[:, 2:-2]), rows
+
+
+def test_a_grown_replay_is_encoded_moved_as_well(monkeypatch):
+    world_model, replay = make_tiny_dream().world_model, recorded(80)
+    cache = LatentCache(world_model, rows=6)
+    half = Replay(80, frame_shape=(96, 96))
+    for step in range(80):
+        half.append(replay.frames_at(np.array([step]), 1)[0, 0], 0, 0.0, False, False, False, step == 0)
+        if step == 39:
+            cache.of(half)
+    frames = torch.as_tensor(replay.frames_at(np.arange(80), 1))
+    expected = world_model.encode(shift_rows(frames, torch.full((80,), 6)))
+    assert torch.equal(torch.as_tensor(cache.of(half)).long(), expected)
 
 
 def test_a_moved_window_does_not_say_how_surprising_its_records_are(monkeypatch):
     world_model, replay = make_tiny_dream().world_model, recorded()
     config = FitConfig(dynamics_batch_size=2, sequence_length=4, shift=8, windows="surprise")
     fitter, drawn = Fitter(world_model, config), []
-    monkeypatch.setattr(fit, "draw_shifts", lambda *_: torch.tensor([0, 8]))
+    monkeypatch.setattr(fit, "draw_shifts", lambda *_, step: torch.tensor([0, 8]))
     original = fitter._shifted
 
     def watched(replay, windows, *rest):
@@ -108,7 +141,14 @@ def test_the_codec_is_fitted_to_moved_frames(monkeypatch):
     assert torch.equal(frames, shift_rows(torch.as_tensor(replay.frames_at(drawn, 1)), shifts))
 
 
-@pytest.mark.parametrize("settings", [{"shift": -1}, {"shift": 4, "interleaved": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"shift": -1}, {"shift": 4, "interleaved": True}, {"shift": 2, "shift_step": 4}], ids=str
+)
 def test_shifts_that_cannot_be_are_refused(settings):
-    with pytest.raises(ConfigError, match="shift: expected"):
+    with pytest.raises(ConfigError, match="shift(_step)?: expected"):
         FitConfig(**settings)
+
+
+def test_a_step_that_does_not_divide_the_codecs_cell_is_refused():
+    with pytest.raises(ConfigError, match="divisor of the codec's cell, 16 px, got 3"):
+        Fitter(make_tiny_dream().world_model, FitConfig(shift=6, shift_step=3))
