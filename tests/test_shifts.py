@@ -145,7 +145,7 @@ def test_the_codec_is_fitted_to_moved_frames(monkeypatch):
     "settings", [{"shift": -1}, {"shift": 4, "interleaved": True}, {"shift": 2, "shift_step": 4}], ids=str
 )
 def test_shifts_that_cannot_be_are_refused(settings):
-    with pytest.raises(ConfigError, match="shift(_step)?: expected"):
+    with pytest.raises(ConfigError, match=r"shift(_step)?: expected"):
         FitConfig(**settings)
 
 
