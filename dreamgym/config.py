@@ -291,10 +291,11 @@ def _laptop() -> RunConfig:
         rounds=30,
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(800, 0),
-        dynamics_updates=(1_500, 600),
-        imagined_steps=(75_000,),
+        dynamics_updates=(2_500, 1_000),
+        # What a dream of little experience is exploited for costs real steps: more imagined ones as it grows true.
+        imagined_steps=(30_000,) * 5 + (60_000,) * 5 + (120_000,),
         codec=VQVAEConfig(width=16, stages=3, quantizer=QuantizerConfig(num_codes=64)),
-        dynamics=ResidualConfig(clock=32, joint=64, least_chance=0.05),
+        dynamics=ResidualConfig(clock=32, joint=64, least_chance=0.05, dropout=0.0),
         collect=CollectConfig(first_steps=12_800, steps=3_050),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
         fit=FitConfig(
@@ -303,7 +304,7 @@ def _laptop() -> RunConfig:
             dynamics_learning_rate=2e-3,
             reward_learning_rate=2e-3,
             final_rate=0.05,
-            code_noise=0.1,
+            code_noise=0.02,
             windows="surprise",
         ),
         ppo=PPOConfig(learning_rate=6e-4),
