@@ -292,7 +292,7 @@ def _laptop() -> RunConfig:
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(800, 0),
         dynamics_updates=(2_500, 1_000),
-        # What a dream of little experience is exploited for costs real steps: more imagined ones as it grows true.
+        # A dream of little experience is too easy to win in: more imagined steps as it grows true.
         imagined_steps=(30_000,) * 5 + (60_000,) * 5 + (120_000,),
         codec=VQVAEConfig(width=16, stages=3, quantizer=QuantizerConfig(num_codes=64)),
         dynamics=ResidualConfig(clock=32, joint=64, least_chance=0.05, dropout=0.0),
@@ -324,9 +324,12 @@ def _gpu() -> RunConfig:
         dynamics_updates=(4_000, 2_500),
         imagined_steps=(1_000_000,),
         codec=replace(laptop.codec, width=32, quantizer=QuantizerConfig(num_codes=128)),
-        dynamics=replace(laptop.dynamics, channels=256, blocks=4, embedding=128, reward_hidden=512, joint=128),
+        dynamics=replace(
+            laptop.dynamics, channels=256, blocks=4, embedding=128, reward_hidden=512, joint=128, dropout=0.1
+        ),
         collect=CollectConfig(),
-        fit=replace(laptop.fit, codec_batch_size=128, dynamics_batch_size=128, sequence_length=24),
+        # Many more passes over the same steps than laptop's.
+        fit=replace(laptop.fit, codec_batch_size=128, dynamics_batch_size=128, sequence_length=24, code_noise=0.1),
         dream=replace(laptop.dream, num_envs=512, start_states=8192),
         ppo=PPOConfig(n_steps=25, batch_size=1_600),
     )

@@ -280,10 +280,10 @@ class Fitter:
             self._set_dynamics_rates(update / updates)
             windows = draw()
             if moved_tables is None:
-                batch, moved = table[torch.as_tensor(windows.indices)].long(), None
+                batch, moved = table[torch.as_tensor(windows.indices)], None
             else:
                 batch, moved = self._shifted(moved_tables, windows, generator)
-            batch = batch.to(device, non_blocking=True)
+            batch = batch.to(device, non_blocking=True).long()
             tracker.add(update, self._dynamics_update(replay, windows, batch, generator, moved))
         return before | tracker.report("dynamics/")
 
@@ -296,7 +296,7 @@ class Fitter:
     ) -> tuple[Tensor, npt.NDArray[np.bool_]]:
         """The windows' latents, most of them of frames moved up or down, and which windows these are.
 
-        (batch, time, height, width) int64 and (batch,) bool.
+        (batch, time, height, width) uint8 and (batch,) bool.
         """
         config, cell = self.config, self.world_model.config.codec.cell
         shifts = draw_shifts(len(windows.indices), config.shift, _SHIFTED_WINDOWS, generator, step=cell // len(tables))

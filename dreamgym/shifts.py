@@ -6,7 +6,7 @@ random shift of Kostrikov et al. 2021 ("Image augmentation is all you need"), he
 vertical: games are played between walls that are moved along.
 
 Every frame is encoded once for each shift within a cell; by whole cells the latents themselves are moved, since the
-encoder is the same convolution everywhere.
+encoder is the same convolution everywhere but at the frame's edges.
 """
 
 import torch
@@ -60,8 +60,13 @@ def moved_latents(tables: Tensor, indices: Tensor, shifts: Tensor, cell: int) ->
         cell: rows of a frame that one row of a latent shows.
 
     Returns:
-        (batch, time, height, width) int64. What a shift of whole cells leaves open is filled with the outermost row.
+        (batch, time, height, width). What a shift of whole cells leaves open is filled with the outermost row of the
+        frames as they are: what is moved out of a frame's last rows must not be seen there a second time.
     """
     phases = shifts.remainder(cell)
-    latents = tables[(phases * len(tables) // cell)[:, None], indices].long()
-    return shift_rows(latents, (shifts - phases) // cell)
+    cells = (shifts - phases) // cell
+    moved = shift_rows(tables[(phases * len(tables) // cell)[:, None], indices], cells)
+    height = tables.shape[2]
+    sources = torch.arange(height) - cells[:, None]
+    outside = ((sources < 0) | (sources >= height))[:, None, :, None]
+    return torch.where(outside, shift_rows(tables[0][indices], cells), moved)

@@ -8,7 +8,7 @@ from conftest import make_tiny_dream
 from dreamgym import fit
 from dreamgym.errors import ConfigError
 from dreamgym.fit import FitConfig, Fitter
-from dreamgym.latents import LatentCache
+from dreamgym.latents import LatentCache, encode_replay
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
 from dreamgym.replay import Replay
 from dreamgym.shifts import draw_shifts, moved_latents, shift_rows
@@ -77,8 +77,8 @@ def test_the_dynamics_are_fitted_to_latents_of_moved_frames(monkeypatch):
 
     assert torch.equal(latents[1], encoded(1, 8))
     # Six rows up are ten rows down and a cell of 16 up.
-    lower = encoded(2, 10)
-    assert torch.equal(latents[2], torch.cat([lower[:, 1:], lower[:, -1:]], dim=1))
+    assert torch.equal(latents[2, :, :-1], encoded(2, 10)[:, 1:])
+    assert (latents[2, :, -1] == 7).all(), "what is left open is as the frame was"
 
 
 def test_moving_a_latent_by_cells_is_moving_its_frame():
@@ -92,7 +92,28 @@ def test_moving_a_latent_by_cells_is_moving_its_frame():
         assert torch.equal(moved[:, 0, 2:-2], expected[:, 2:-2]), rows
 
 
-def test_a_grown_replay_is_encoded_moved_as_well(monkeypatch):
+@pytest.mark.parametrize("rows", [-6, -4, -2])
+def test_what_moves_up_from_the_lowest_rows_is_seen_once(rows):
+    frame = torch.zeros(1, 1, 96, 96)
+    frame[..., 84:88, 40] = 1
+    cells = [shift_rows(frame, torch.tensor([down])) for down in (0, 2, 4, 6)]
+    tables = torch.stack([torch.nn.functional.max_pool2d(image, 8)[:, 0] for image in cells]).to(torch.uint8)
+    moved = moved_latents(tables, torch.zeros(1, 1, dtype=torch.int64), torch.tensor([rows]), cell=8)
+    expected = torch.nn.functional.max_pool2d(shift_rows(frame, torch.tensor([rows])), 8).to(torch.uint8)
+    assert torch.equal(moved, expected)
+
+
+def test_moved_latents_are_forgotten_with_the_codec_that_gave_them():
+    world_model, replay = make_tiny_dream().world_model, recorded()
+    fitter = Fitter(world_model, FitConfig(dynamics_batch_size=2, sequence_length=4, shift=8, shift_step=8))
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    for _ in range(2):
+        fitter.fit(replay, 2, 1, rng, generator, progress=False)
+        (moved,) = fitter._moved_latents
+        assert np.array_equal(moved.of(replay), encode_replay(world_model, replay, rows=8))
+
+
+def test_a_grown_replay_is_encoded_moved_as_well():
     world_model, replay = make_tiny_dream().world_model, recorded(80)
     cache = LatentCache(world_model, rows=6)
     half = Replay(80, frame_shape=(96, 96))
@@ -112,9 +133,9 @@ def test_a_moved_window_does_not_say_how_surprising_its_records_are(monkeypatch)
     monkeypatch.setattr(fit, "draw_shifts", lambda *_, step: torch.tensor([0, 8]))
     original = fitter._shifted
 
-    def watched(replay, windows, *rest):
+    def watched(tables, windows, *rest):
         drawn.append(windows.indices)
-        return original(replay, windows, *rest)
+        return original(tables, windows, *rest)
 
     monkeypatch.setattr(fitter, "_shifted", watched)
     table = np.zeros((len(replay), *world_model.codec.latent_shape), np.uint8)

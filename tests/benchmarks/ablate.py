@@ -156,7 +156,7 @@ ROWS = {
     "no-code-noise": Row("no code that is shown to the dynamics is swapped", but(fit={"code_noise": 0.0})),
     "code-noise": Row("five times as many of the codes shown are swapped", but(fit={"code_noise": 0.1})),
     "dropout": Row("a tenth of each block's channels dropped in training", but(dynamics={"dropout": 0.1})),
-    "moved": Row("windows of frames moved up or down by up to 8 px", but(fit={"shift": 8})),
+    "moved": Row("frames moved up or down by up to 8 px, for codec and dynamics", but(fit={"shift": 8})),
     "self-fed": Row("the model's own draws as inputs after four true ones: the paper's", but(fit={"context_steps": 4})),
     "decay0": Row("no weight decay", but(fit={"weight_decay": 0.0})),
     "constant-rate": Row("learning rates that do not fall: the paper's", but(fit={"final_rate": 1.0})),
@@ -232,7 +232,13 @@ class Ablation:
     def _fit_codec(self, config: RunConfig) -> Record:
         """A fitted codec, and the latents of the experience."""
         plain = config.to_json()
-        fields = ("codec_batch_size", "codec_learning_rate", "codec_warmup_learning_rate", "unquantized_updates")
+        fields = (
+            "codec_batch_size",
+            "codec_learning_rate",
+            "codec_warmup_learning_rate",
+            "unquantized_updates",
+            "shift",
+        )
         settings = {name: plain["fit"][name] for name in (*fields, "final_rate", "bf16")}
 
         def fit() -> Record:
