@@ -175,8 +175,8 @@ class Fitter:
             raise ConfigError(
                 f"shift_step: expected a divisor of the codec's cell, {cell} px, got {config.shift_step}."
             )
-        rows = range(config.shift_step, cell, config.shift_step) if config.shift else ()
-        self._moved_latents = [LatentCache(world_model, rows) for rows in rows]
+        phases = range(config.shift_step, cell, config.shift_step) if config.shift else ()
+        self._moved_latents = [LatentCache(world_model, rows) for rows in phases]
         self._surprise = SurpriseWindows(config.surprise_limit)
 
     def state_dict(self) -> dict[str, Any]:
