@@ -6,13 +6,18 @@ from pathlib import Path
 
 import torch
 
+from dreamgym.device import bf16_is_faster
+
+_SMALL = 256
+"""Side of the products of a type that the hardware emulates: at a hundredth of the speed larger ones take minutes."""
+
 
 def matmul_rates(device: torch.device, size: int = 2048, seconds: float = 0.2) -> dict[str, float]:
     """Rate of square matrix products, after warm-up.
 
     Args:
         device: where.
-        size: rows and columns.
+        size: rows and columns; at most 256 for bfloat16 where the hardware emulates it.
         seconds: least time measured per type.
 
     Returns:
@@ -20,8 +25,10 @@ def matmul_rates(device: torch.device, size: int = 2048, seconds: float = 0.2) -
     """
     rates: dict[str, float] = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        left = torch.ones(size, size, dtype=dtype, device=device)
-        right = torch.ones(size, size, dtype=dtype, device=device)
+        emulated = dtype == torch.bfloat16 and not bf16_is_faster(device.type)
+        side = min(size, _SMALL) if emulated else size
+        left = torch.ones(side, side, dtype=dtype, device=device)
+        right = torch.ones(side, side, dtype=dtype, device=device)
         for _ in range(3):
             torch.mm(left, right)
         _wait(device)
@@ -30,7 +37,7 @@ def matmul_rates(device: torch.device, size: int = 2048, seconds: float = 0.2) -
             torch.mm(left, right)
             _wait(device)
             count += 1
-        rates[name] = 2 * size**3 * count / elapsed / 1e9
+        rates[name] = 2 * side**3 * count / elapsed / 1e9
     return rates
 
 

@@ -6,14 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+import dreamgym.fit
+import dreamgym.muon
 from dreamgym.errors import ConfigError
 from dreamgym.fit import FitConfig, Fitter
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.models.multiscale import MultiscaleConfig
 from dreamgym.models.residual import ResidualConfig
 from dreamgym.muon import Muon, is_matrix, orthogonalize
 from dreamgym.replay import Replay
-from dreamgym.world_model import WorldModel, WorldModelConfig
+from dreamgym.world_model import DynamicsConfig, WorldModel, WorldModelConfig
 
 CONFIG = FitConfig(
     codec_batch_size=8, dynamics_batch_size=4, sequence_length=5, unquantized_updates=2, dynamics_optimizer="muon"
@@ -109,7 +112,7 @@ def experience(steps: int = 60) -> Replay:
     return replay
 
 
-def new_model(dynamics: ConvLSTMConfig | ResidualConfig) -> WorldModel:
+def new_model(dynamics: DynamicsConfig) -> WorldModel:
     config = WorldModelConfig(
         game="Pong", num_actions=3, continuous=False, codec=VQVAEConfig(width=2, frame_size=32), dynamics=dynamics
     )
@@ -119,6 +122,7 @@ def new_model(dynamics: ConvLSTMConfig | ResidualConfig) -> WorldModel:
 KINDS = [
     ResidualConfig(channels=16, blocks=1, embedding=12, patch=2, reward_hidden=16),
     ConvLSTMConfig(hidden=12, kernel=3, reward_hidden=16),
+    MultiscaleConfig(fine=12, embedding=12, channels=16, blocks=1, scale=2, joint=12, reward_hidden=16),
 ]
 
 
@@ -136,6 +140,19 @@ def test_every_weight_has_one_optimiser_and_the_matrices_have_muon(kind):
     assert "reward_head.6.weight" in rest
     assert {"latent_head.weight", "reward_head.4.weight"} <= muon
     assert Fitter(model, replace(CONFIG, dynamics_optimizer="adamw")).matrix_optimizer is None
+
+
+@pytest.mark.parametrize(("wanted", "faster"), [(True, True), (True, False), (False, True)])
+def test_products_are_in_bfloat16_where_that_is_wanted_and_faster(monkeypatch, wanted, faster):
+    monkeypatch.setattr(dreamgym.fit, "bf16_is_faster", lambda kind: faster)
+    types = set()
+    monkeypatch.setattr(
+        dreamgym.muon, "orthogonalize", lambda matrices, dtype: types.add(dtype) or orthogonalize(matrices, dtype=dtype)
+    )
+    fitter = Fitter(new_model(KINDS[0]), replace(CONFIG, bf16=wanted))
+    generator = torch.Generator().manual_seed(0)
+    fitter.fit(experience(), 0, 1, np.random.default_rng(0), generator, progress=False)
+    assert types == {torch.bfloat16 if wanted and faster else torch.float32}
 
 
 @pytest.mark.parametrize("kind", KINDS)

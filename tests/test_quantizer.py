@@ -4,7 +4,7 @@ from vector_quantize_pytorch import VectorQuantize
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
-from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, perplexity
+from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, perplexity, spread_out
 
 
 def reference(quantizer: VectorQuantizer) -> VectorQuantize:
@@ -63,6 +63,39 @@ def test_with_dead_below_zero_no_code_is_ever_re_seeded():
     assert not quantizer.dead().any()
 
 
+def with_one_seeded_code(**settings) -> VectorQuantizer:
+    """Seven codes share 70 cells an update, the eighth is put where none is."""
+    quantizer = VectorQuantizer(QuantizerConfig(num_codes=8, embedding_dim=4, **settings))
+    quantizer.codes[:] = torch.arange(8.0)[:, None]
+    quantizer.counts[:] = torch.tensor([10.0] * 7 + [0])
+    quantizer.sums[:] = quantizer.codes * quantizer.counts[:, None]
+    quantizer.seed_codes(torch.arange(8) == 7, torch.full((1, 4), 99.0))
+    return quantizer
+
+
+def test_a_re_seeded_code_that_wins_no_cell_is_dead_again_after_some_160_updates():
+    quantizer = with_one_seeded_code(dead_below=0.02)
+    lasted = 0
+    while not quantizer.dead()[7]:
+        quantizer.update(quantizer.codes[:7].repeat(10, 1), torch.arange(7).repeat(10))
+        lasted += 1
+    assert lasted == pytest.approx(160, abs=5)
+    assert torch.allclose(quantizer.codes[7], torch.full((4,), 99.0), rtol=0.01)
+
+
+def test_a_re_seeded_code_soon_follows_the_cells_that_it_wins():
+    quantizer = with_one_seeded_code(dead_below=0.02)
+    for _ in range(30):
+        quantizer.update(torch.full((10, 4), 90.0), torch.full((10,), 7))
+    assert quantizer.codes[7].mean().item() == pytest.approx(90, abs=3)
+
+
+def test_with_dead_below_zero_a_seeded_code_has_an_even_share():
+    quantizer = with_one_seeded_code(dead_below=0.0)
+    assert quantizer.counts[7].item() == pytest.approx(70 / 8)
+    assert torch.equal(quantizer.sums[7], quantizer.codes[7] * quantizer.counts[7])
+
+
 def test_the_released_bias_inflates_early_codes_about_a_hundredfold():
     torch.manual_seed(0)
     vectors = torch.ones(64, 4)
@@ -88,6 +121,45 @@ def test_a_codebook_is_seeded_even_from_fewer_cells_than_codes():
     codec.seed_codebook(frames, torch.Generator().manual_seed(0))
     outputs = codec._encoder_outputs(frames.float() / 255).permute(0, 2, 3, 1).flatten(0, 2)
     assert torch.cdist(codec.quantizer.codes, outputs).amin(dim=1).max() < 1e-2
+
+
+def test_spreading_out_finds_the_few_vectors_that_differ_from_the_many():
+    common, others = torch.zeros(990, 3), torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    vectors = torch.cat([common, others])[torch.randperm(1000, generator=torch.Generator().manual_seed(1))]
+    different = vectors.unique(dim=0)
+    for seed in range(5):
+        drawn = spread_out(vectors, 11, torch.Generator().manual_seed(seed))
+        assert torch.equal(drawn.unique(dim=0), different)
+        # There are no more: the rest are drawn again.
+        more = spread_out(vectors, 14, torch.Generator().manual_seed(seed))
+        assert more.shape == (14, 3) and torch.equal(more[:11], drawn) and torch.equal(more.unique(dim=0), different)
+
+
+def test_spreading_out_draws_by_the_squared_distance_from_the_nearest_drawn_before():
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.tensor([[0.0], [1.0], [3.0]])
+    draws = torch.stack([spread_out(vectors, 2, generator) for _ in range(3000)])[..., 0]
+    assert draws[:, 0].long().bincount().tolist() == pytest.approx([1000, 1000, 0, 1000], abs=100)
+    for first, second, share in ((0.0, 3.0, 9 / 10), (1.0, 3.0, 4 / 5), (3.0, 0.0, 9 / 13)):
+        seconds = draws[draws[:, 0] == first, 1]
+        assert (seconds == second).float().mean().item() == pytest.approx(share, abs=0.05)
+
+
+def test_spreading_out_follows_its_generator():
+    vectors = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    one, again, other = (spread_out(vectors, 5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_a_codebook_is_seeded_on_cells_that_differ_from_the_background():
+    torch.manual_seed(0)
+    codec = VQVAE(VQVAEConfig(width=4, stages=3, stage_kernel=2, quantizer=QuantizerConfig(num_codes=9))).eval()
+    frames = torch.full((4, 1, 96, 96), 80, dtype=torch.uint8)
+    for frame in range(4):
+        frames[frame, 0, 16 * frame : 16 * frame + 8, 40:48] = 120 + 40 * frame
+    codec.seed_codebook(frames, torch.Generator().manual_seed(0))
+    cells = codec._encoder_outputs(frames.float() / 255).permute(0, 2, 3, 1).flatten(0, 2)
+    assert torch.cdist(cells, codec.quantizer.codes).amin(dim=1).max() < 1e-2
 
 
 def test_perplexity_is_the_number_of_codes_evenly_used():

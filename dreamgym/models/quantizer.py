@@ -40,6 +40,13 @@ class QuantizerConfig:
             )
 
 
+_FRESH = 5.0
+"""Count that a re-seeded code begins with, in dead codes' thresholds.
+
+With the default decay it is re-seeded again after 160 updates without a cell; an even share would keep it idle for 390.
+"""
+
+
 class VectorQuantizer(nn.Module):
     """Replace vectors by their nearest codes; learn the codes by moving averages, not by gradients."""
 
@@ -96,16 +103,41 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def seed_codes(self, which: Tensor, vectors: Tensor) -> None:
-        """Put codes on given vectors, with a fresh count, so that they can win cells again.
+        """Put codes on given vectors, with a small fresh count: they follow the cells they win or are soon dead again.
 
         Args:
             which: (num_codes,) bool, the codes to move.
             vectors: (number of True in ``which``, embedding_dim) float32.
         """
         even_share = self.counts.mean()
+        fresh = even_share * min(1.0, _FRESH * self.config.dead_below) if self.config.dead_below else even_share
         self.codes[which] = vectors
-        self.counts[which] = even_share
-        self.sums[which] = vectors * even_share
+        self.counts[which] = fresh
+        self.sums[which] = vectors * fresh
+
+
+@torch.no_grad()
+def spread_out(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw vectors far from each other: each in proportion to its squared distance from those drawn before it.
+
+    Arthur and Vassilvitskii 2007, "k-means++: The advantages of careful seeding".
+
+    Args:
+        vectors: (any number, dim) float32.
+        count: how many; some are drawn twice where there are fewer different ones.
+        generator: on the CPU.
+
+    Returns:
+        (count, dim) float32.
+    """
+    drawn = [int(torch.randint(len(vectors), (), generator=generator))]
+    distances = torch.full((len(vectors),), torch.inf, device=vectors.device)
+    for _ in range(count - 1):
+        distances = torch.minimum(distances, (vectors - vectors[drawn[-1]]).square().sum(dim=1))
+        chances = distances.double().cumsum(0).cpu()
+        point = torch.rand((), generator=generator, dtype=torch.float64) * chances[-1]
+        drawn.append(min(int(torch.searchsorted(chances, point, right=True)), len(vectors) - 1))
+    return vectors[torch.tensor(drawn, device=vectors.device)]
 
 
 def perplexity(indices: Tensor, num_codes: int) -> Tensor:
