@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
+from dreamgym.device import bf16_is_faster
 from dreamgym.errors import ConfigError, InvalidInputError
 from dreamgym.latents import LatentCache
 from dreamgym.models.dynamics import Prediction
@@ -165,7 +167,8 @@ class Fitter:
         )
         matrices, groups = _dynamics_groups(world_model.dynamics, config)
         self.dynamics_optimizer = torch.optim.AdamW(groups, fused=True)
-        precision = torch.bfloat16 if config.bf16 else torch.float32
+        fast = config.bf16 and bf16_is_faster(world_model.device.type)
+        precision = torch.bfloat16 if fast else torch.float32
         self.matrix_optimizer = Muon(matrices, dtype=precision) if matrices else None
         self.codec_updates = 0
         self.dynamics_updates = 0
@@ -308,8 +311,10 @@ class Fitter:
         if first == len(replay) or not self.dynamics_updates:
             return {}
         new = np.arange(max(0, first - length), len(replay))
+        # The first steps of a window are only shown.
+        stride = max(1, length - self.world_model.dynamics.looks_back)
         # Nothing behind an episode's end can be predicted from before it.
-        starts = np.unique(np.append(new[::length], new[replay.first_at(new)]).clip(max=len(replay) - 1 - length))
+        starts = np.unique(np.append(new[::stride], new[replay.first_at(new)]).clip(max=len(replay) - 1 - length))
         for chosen in np.array_split(starts, math.ceil(len(starts) / self.config.dynamics_batch_size)):
             windows = replay.windows_from(chosen, length + 1)
             batch = latents[torch.as_tensor(windows.indices)].to(self.world_model.device).long()
@@ -434,7 +439,8 @@ class Fitter:
             return lambda: next(batches)
         if kind == "surprise":
             self._surprise.follow(replay)
-            return lambda: self._surprise.draw(replay, config.dynamics_batch_size, length, rng)
+            shown = min(self.world_model.dynamics.looks_back, length - 2)
+            return lambda: self._surprise.draw(replay, config.dynamics_batch_size, length, rng, shown)
         prioritised = config.event_priority > 1
         if prioritised:
             replay.prioritise_events(length - 1, config.event_priority)
@@ -468,12 +474,14 @@ def dynamics_loss(
 
     Returns:
         (scalar, metrics as detached scalars, and ``latent_steps``: each step's loss, (batch, time), nats, detached;
-        0 where the target does not count).
+        0 where the target does not count, NaN where it was only shown).
     """
     device = world_model.device
     inputs = windows.indices[:, :-1]
+    # A dream begins with a context: what would be learned without one, guessing how things move, is of no use there.
+    back = min(world_model.dynamics.looks_back, inputs.shape[1] - 1)
     mask = torch.as_tensor(windows.mask, device=device)
-    valid, next_valid = mask[:, :-1], mask[:, 1:]
+    valid, next_valid = mask[:, back:-1], mask[:, back + 1 :]
     weights = torch.as_tensor(windows.weights, device=device, dtype=torch.float32)
     actions = torch.as_tensor(replay.actions_at(inputs), device=device)
     rewards = torch.as_tensor(replay.rewards_at(inputs), device=device, dtype=torch.float32)
@@ -483,14 +491,16 @@ def dynamics_loss(
     ends = torch.as_tensor(ended, device=device)
     shown = swap_codes(latents[:, :-1], config.code_noise, generator) if config.code_noise else latents[:, :-1]
     elapsed = torch.as_tensor(replay.elapsed_at(inputs[:, 0]), device=device)
-    prediction = _roll(world_model, shown, actions, rewards, ends, elapsed, config.context_steps, generator)
-    targets = latents[:, 1:]
+    prediction = _roll(world_model, shown, actions, rewards, ends, elapsed, back, config.context_steps, generator)
+    rewards, ends = rewards[:, back:], ends[:, back:]
+    targets = latents[:, back + 1 :]
     latent_logits = world_model.dynamics.latent_logits(prediction, targets)
     latent_steps = latent_cross_entropy(latent_logits, targets)
     latent = masked_mean(latent_steps, next_valid, weights)
     reward = masked_mean(reward_cross_entropy(prediction.reward_logits, rewards), valid, weights)
     loss = latent + config.reward_weight * reward
     metrics = {"latent": latent.detach(), "reward": reward.detach(), "latent_steps": latent_steps.detach() * next_valid}
+    metrics["latent_steps"] = F.pad(metrics["latent_steps"], (back, 0), value=torch.nan)
     if world_model.config.dynamics.end_head:
         end = masked_mean(end_cross_entropy(prediction.end_logit, ends), valid, weights)
         loss = loss + config.end_weight * end
@@ -528,16 +538,25 @@ def _roll(
     rewards: Tensor,
     ends: Tensor,
     elapsed: Tensor,
+    back: int,
     context_steps: int,
     generator: torch.Generator | None,
 ) -> Prediction:
-    """Predictions of a window: teacher-forced, or on the model's own samples after ``context_steps``."""
+    """Predictions of a window but for its first ``back`` steps, which are only shown.
+
+    Teacher-forced, or on the model's own samples after ``context_steps``.
+    """
     batch, time = latents.shape[:2]
     dynamics, codec = world_model.dynamics, world_model.codec
-    forced = time if context_steps == 0 else min(context_steps, time)
+    forced = time if context_steps == 0 else min(max(context_steps, back + 1), time)
     features = codec.embed(latents[:, :forced].flatten(0, 1)).unflatten(0, (batch, forced))
     state = dynamics.initial_state(batch, world_model.device, elapsed)
-    prediction, state = dynamics.sequence(features, actions[:, :forced], state, rewards[:, :forced], ends[:, :forced])
+    if back:
+        state = dynamics.remember(features[:, :back], actions[:, :back], state, rewards[:, :back])
+    known = slice(back, forced)
+    prediction, state = dynamics.sequence(
+        features[:, known], actions[:, known], state, rewards[:, known], ends[:, known]
+    )
     parts = [prediction]
     for step in range(forced, time):
         with torch.no_grad():

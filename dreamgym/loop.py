@@ -159,8 +159,7 @@ class _Run:
 
     def _play_game(self, index: int, steps: int) -> None:
         config = self.config
-        size = config.codec.frame_size
-        env = make_game_env(config.game, stack=1, size=size, **self.game_options)
+        env = make_game_env(config.game, stack=1, size=config.codec.screen, **self.game_options)
         try:
             session = GameSession(env, self.replay, lambda n: derive_seed(config.seed, "episode", n))
             seed = derive_seed(config.seed, "collect", index)
@@ -285,7 +284,7 @@ class _Run:
     def _actions(self) -> spaces.Discrete | spaces.Box:
         """The game's action space."""
         game = self.config.game
-        env = make_game_env(game, stack=1, size=self.config.codec.frame_size, **self.game_options)
+        env = make_game_env(game, stack=1, size=self.config.codec.screen, **self.game_options)
         env.close()
         space = env.action_space
         if isinstance(space, spaces.Discrete) and space.start == 0:
@@ -295,7 +294,7 @@ class _Run:
         raise ConfigError(f"{game}: expected actions counted from 0 or a bounded vector of numbers, got {space}.")
 
     def _empty_replay(self, capacity: int) -> Replay:
-        frame = (self.config.codec.frame_size,) * 2
+        frame = self.config.codec.frame
         if isinstance(self.actions, spaces.Box):
             return Replay(capacity, frame, self.actions.shape, np.float32)
         return Replay(capacity, frame)

@@ -12,7 +12,7 @@ import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, SupportsIndex, cast
 
 import ale_py
@@ -20,6 +20,7 @@ import cv2
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
@@ -96,13 +97,17 @@ class _Preprocessing:
     stack: int
     sticky_actions: float
     noop_max: int
-    size: int
+    size: int | tuple[int, int]
     frame_skip: int
     max_episode_steps: int
 
     def __post_init__(self) -> None:
-        for name, least in (("stack", 1), ("noop_max", 0), ("size", 1), ("frame_skip", 1), ("max_episode_steps", 1)):
-            value = getattr(self, name)
+        if isinstance(self.size, tuple) and len(self.size) != 2:
+            raise InvalidInputError(f"size: expected pixels, or (height, width), got {self.size!r}.")
+        height, width = self.frame
+        named = {name: getattr(self, name) for name in ("stack", "noop_max", "frame_skip", "max_episode_steps")}
+        for name, value in (named | {"size": min(height, width)}).items():
+            least = 0 if name == "noop_max" else 1
             if value < least:
                 raise InvalidInputError(f"{name}: expected an integer of at least {least}, got {value!r}.")
         if not 0.0 <= self.sticky_actions <= 1.0:
@@ -112,8 +117,22 @@ class _Preprocessing:
         return spaces.Box(0, 255, self.observation_shape, np.uint8)
 
     @property
+    def frame(self) -> tuple[int, int]:
+        """(height, width) of a frame."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    @property
     def observation_shape(self) -> tuple[int, int, int]:
-        return (self.stack, self.size, self.size)
+        return (self.stack, *self.frame)
+
+    def shown(self, screen: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) that a screen of (height, width) takes of a frame; below and beside it the frame is black."""
+        if not isinstance(self.size, tuple):
+            return self.frame
+        shrink = max(-(-side // limit) for side, limit in zip(screen, self.frame, strict=True))
+        if shrink > min(screen):
+            raise InvalidInputError(f"size: expected a frame that shows a screen of {screen}, got {self.size}.")
+        return screen[0] // shrink, screen[1] // shrink
 
 
 def make_game_env(
@@ -122,17 +141,17 @@ def make_game_env(
     stack: int = 1,
     sticky_actions: float = 0.0,
     noop_max: int = 30,
-    size: int = 96,
+    size: int | tuple[int, int] = 96,
     frame_skip: int = 4,
     max_episode_steps: int = 27_000,
     render_mode: str | None = None,
 ) -> gym.Env[Frames, Any]:
     """Make one real game.
 
-    Observations are uint8 ``(stack, size, size)``, 0..255, grey, newest frame last; after a reset the first frame fills
-    the whole stack. Rewards are raw. ``info["lives"]`` (int) and ``info["life_lost"]`` (bool) come with every reset and
-    step; a lost life does not end the episode. ``reset(seed=s)`` makes the whole game after it a function of ``s`` and
-    the actions.
+    Observations are uint8 ``(stack, height, width)``, 0..255, grey, newest frame last; after a reset the first frame
+    fills the whole stack. Rewards are raw. ``info["lives"]`` (int) and ``info["life_lost"]`` (bool) come with every
+    reset and step; a lost life does not end the episode. ``reset(seed=s)`` makes the whole game after it a function of
+    ``s`` and the actions.
 
     Args:
         game: see `resolve_game`. Environments other than ALE's must show RGB or grey uint8 images; they keep their own
@@ -143,7 +162,10 @@ def make_game_env(
             emulator frame in ALE games (Machado et al. 2018) and for each step elsewhere.
         noop_max: up to this many emulator frames of no-op after a reset, the number drawn uniformly from 1 to
             `noop_max`.
-        size: height and width of an observation, pixels.
+        size: side of an observation in pixels, onto which the screen is resized by area (the paper's 96). Or (height,
+            width): every side of the screen is divided by the same whole number, the smallest that makes it fit, and
+            what is left below and beside it is black. Then what moves keeps its shape, as games move things by whole
+            pixels: (112, 80) shows 210 x 160 pixels at half their size.
         frame_skip: emulator frames a step.
         max_episode_steps: steps after which an episode is truncated; an environment's own limit holds if it is shorter.
         render_mode: ``None``, ``"rgb_array"`` or ``"human"``: the game's own screen.
@@ -163,7 +185,7 @@ def make_game_vector_env(
     stack: int = 1,
     sticky_actions: float = 0.0,
     noop_max: int = 30,
-    size: int = 96,
+    size: int | tuple[int, int] = 96,
     frame_skip: int = 4,
     max_episode_steps: int = 27_000,
     render_mode: str | None = None,
@@ -182,7 +204,7 @@ def make_game_vector_env(
         stack: frames in an observation.
         sticky_actions: probability of repeating the previous action.
         noop_max: most no-ops after a reset.
-        size: height and width of an observation, pixels.
+        size: see `make_game_env`.
         frame_skip: emulator frames a step.
         max_episode_steps: steps after which an episode is truncated.
         render_mode: with a render mode, games are stepped one after the other: the threaded form cannot draw.
@@ -211,8 +233,9 @@ def _make_single(name: str, settings: _Preprocessing, render_mode: str | None) -
             render_mode=render_mode,
             disable_env_checker=True,
         )
+        height, width = settings.shown(_screen(atari))
         screens = AtariPreprocessing(
-            atari, noop_max=settings.noop_max, frame_skip=settings.frame_skip, screen_size=settings.size
+            atari, noop_max=settings.noop_max, frame_skip=settings.frame_skip, screen_size=(width, height)
         )
         return ImageGame(cast("gym.Env[Any, Any]", screens), settings)
     limit = gym.spec(name.rpartition(":")[2]).max_episode_steps
@@ -244,7 +267,8 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any], RecordConstructorArgs):
                 "gymnasium's AddRenderObservation turns what an environment draws into its observation."
             )
         self.observation_space = cast("spaces.Space[Frames]", settings.observation_space())
-        self._size = settings.size
+        # The screen of an ALE game comes resized already.
+        self._settings = settings
         self._max_episode_steps = settings.max_episode_steps
         self._frames = np.zeros(settings.observation_shape, np.uint8)
         self._age = 0
@@ -253,7 +277,8 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any], RecordConstructorArgs):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frames, Info]:
         """Begin an episode; the first frame fills the stack."""
         screen, info = self.env.reset(seed=seed, options=options)
-        self._frames[:] = self._grey(screen)
+        self._show(screen)
+        self._frames[:] = self._frames[-1]
         self._age = 0
         self._lives = int(info.get("lives", 0))
         return self._frames.copy(), {**info, "lives": self._lives, "life_lost": False}
@@ -266,7 +291,7 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any], RecordConstructorArgs):
         """
         screen, reward, terminated, truncated, info = self.env.step(self._checked(action))
         self._frames[:-1] = self._frames[1:]
-        self._frames[-1] = self._grey(screen)
+        self._show(screen)
         self._age += 1
         lives = int(info.get("lives", 0))
         life_lost, self._lives = lives < self._lives, lives
@@ -286,12 +311,28 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any], RecordConstructorArgs):
             raise InvalidActionError(f"expected an action of {space}, got {index}.")
         return index
 
-    def _grey(self, screen: Frames) -> Frames:
+    def _show(self, screen: Frames) -> None:
+        """Put a screen in grey into the newest frame."""
         grey = cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY) if screen.ndim == 3 and screen.shape[2] == 3 else screen
         grey = grey.reshape(grey.shape[:2])
-        if grey.shape != (self._size, self._size):
-            grey = cv2.resize(grey, (self._size, self._size), interpolation=cv2.INTER_AREA)
-        return cast(Frames, grey)
+        height, width = self._settings.shown(cast("tuple[int, int]", grey.shape))
+        if grey.shape != (height, width):
+            grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+        self._frames[-1, :height, :width] = grey
+
+
+def _screen(env: gym.Env[Any, Any]) -> tuple[int, int]:
+    """(height, width) of what an environment shows."""
+    height, width = cast("tuple[int, ...]", env.observation_space.shape)[:2]
+    return height, width
+
+
+@cache
+def _rom_screen(rom: str) -> tuple[int, int]:
+    """(height, width) of a ROM's screen."""
+    emulator = ale_py.ALEInterface()
+    emulator.loadROM(str(roms.get_rom_path(rom)))
+    return emulator.getScreenDims()
 
 
 class _OwnMetadata(AtariVectorEnv):
@@ -308,14 +349,15 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
 
     def __init__(self, rom: str, num_envs: int, settings: _Preprocessing) -> None:
         """Start `num_envs` emulators of one ROM (snake_case name)."""
+        self._shown = settings.shown(_rom_screen(rom))
         self._games = _OwnMetadata(
             rom,
             num_envs,
             max_num_frames_per_episode=_NO_FRAME_LIMIT,
             repeat_action_probability=settings.sticky_actions,
             autoreset_mode=AutoresetMode.NEXT_STEP,
-            img_height=settings.size,
-            img_width=settings.size,
+            img_height=self._shown[0],
+            img_width=self._shown[1],
             stack_num=1,
             frameskip=settings.frame_skip,
             noop_max=settings.noop_max,
@@ -371,7 +413,7 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
             actions: integers (num_envs,).
 
         Returns:
-            observations uint8 (num_envs, stack, size, size), rewards float64, terminated and truncated bool
+            observations uint8 (num_envs, stack, height, width), rewards float64, terminated and truncated bool
             (num_envs,), and
             infos: ``lives`` and ``life_lost`` (num_envs,); ``final_obs`` and ``final_info`` where an episode ended.
 
@@ -380,7 +422,8 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
         """
         screens, rewards, terminated, _, info = self._games.step(self._checked(actions))
         self._frames[:, :-1] = self._frames[:, 1:]
-        self._frames[:, -1] = screens[:, 0]
+        height, width = self._shown
+        self._frames[:, -1, :height, :width] = screens[:, 0]
         self._ages += 1
         lives = info["lives"].astype(np.int64)
         life_lost, self._lives = lives < self._lives, lives.copy()
@@ -409,7 +452,8 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
         given = [None] * self.num_envs if seeds is None else seeds
         chosen = np.array([_emulator_seed(seed) for seed, wanted in zip(given, mask, strict=True) if wanted])
         screens, info = self._games.reset(seed=chosen, options={"reset_mask": mask} if self._started else None)
-        self._frames[mask] = screens[mask]
+        height, width = self._shown
+        self._frames[mask, :, :height, :width] = screens[mask]
         self._ages[mask] = 0
         self._lives[mask] = info["lives"][mask]
 

@@ -320,8 +320,13 @@ def make_real_env(
     model = dream.world_model
     stack = dream.latent_stack if latent_stack is None else latent_stack
     builder = ObservationBuilder(model, observation, stack, hidden_state)
-    channels, size, _ = model.codec.frame_shape
-    settings: dict[str, Any] = {"stack": channels, "size": size, "render_mode": render_mode, **game_options}
+    codec = model.config.codec
+    settings: dict[str, Any] = {
+        "stack": codec.frame_stack,
+        "size": codec.screen,
+        "render_mode": render_mode,
+        **game_options,
+    }
     if num_envs is None:
         return RealEnv(dream, builder, make_game_env(model.config.game, **settings), seed, render_mode)
     games = make_game_vector_env(model.config.game, num_envs, **settings)

@@ -83,13 +83,14 @@ class SurpriseWindows:
 
         Args:
             windows: (batch, time + 1) records.
-            losses: (batch, time), nats, of all records but each window's first; those outside its episode are ignored.
+            losses: (batch, time), nats, of all records but each window's first; those outside its episode and NaNs are
+                ignored.
         """
         # What is not in the window's episode cannot be predicted from it.
-        known = windows.mask[:, 1:]
+        known = windows.mask[:, 1:] & ~np.isnan(losses)
         self._losses[windows.indices[:, 1:][known]] = losses[known]
 
-    def draw(self, replay: Replay, batch_size: int, length: int, rng: np.random.Generator) -> Windows:
+    def draw(self, replay: Replay, batch_size: int, length: int, rng: np.random.Generator, shown: int = 0) -> Windows:
         """Draw windows of consecutive records, independently, with replacement, in O(len(replay)).
 
         Args:
@@ -97,6 +98,7 @@ class SurpriseWindows:
             batch_size: number of windows.
             length: records a window, at least 2.
             rng: where the draws come from.
+            shown: records after a window's first that are no targets either.
 
         Returns:
             Windows with weights of 1. A record whose loss is not known counts as an average one.
@@ -111,7 +113,7 @@ class SurpriseWindows:
         losses[unknown] = losses[~unknown].mean() if not unknown.all() else 1.0
         sums = np.concatenate([[0.0], np.cumsum(losses)])
         # A window's first record is no target.
-        weights = sums[length:] - sums[1 : len(sums) - length + 1]
+        weights = sums[length:] - sums[1 + shown : len(sums) - length + 1 + shown]
         mean = weights.mean()
         weights = np.clip(weights, mean / self._limit, mean * self._limit) if mean > 0 else np.ones_like(weights)
         ends = np.cumsum(weights)

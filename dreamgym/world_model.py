@@ -14,12 +14,17 @@ from dreamgym.device import bf16_is_faster
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, Prediction, parameter_count
+from dreamgym.models.multiscale import MultiscaleConfig, MultiscaleDynamics
 from dreamgym.models.residual import ResidualConfig, ResidualDynamics
 
-DynamicsConfig = ConvLSTMConfig | ResidualConfig
+DynamicsConfig = ConvLSTMConfig | ResidualConfig | MultiscaleConfig
 """Settings of any dynamics; a new one is named here and in :data:`DYNAMICS`."""
 
-DYNAMICS: dict[type[Any], type[Any]] = {ConvLSTMConfig: ConvLSTM, ResidualConfig: ResidualDynamics}
+DYNAMICS: dict[type[Any], type[Any]] = {
+    ConvLSTMConfig: ConvLSTM,
+    ResidualConfig: ResidualDynamics,
+    MultiscaleConfig: MultiscaleDynamics,
+}
 """What builds the dynamics of each kind of settings."""
 
 
@@ -192,7 +197,7 @@ class WorldModel(nn.Module):
         return {
             "encoder": parameter_count(self.codec.encoder),
             "codebook": self.codec.quantizer.codes.numel(),
-            "decoder": parameter_count(self.codec.decoder),
+            "decoder": parameter_count(self.codec.decoder) + parameter_count(self.codec.pictures),
             "pixel_bias": 0 if self.codec.pixel_bias is None else self.codec.pixel_bias.numel(),
             "dynamics": parameter_count(self.dynamics) - end_head,
             "end_head": end_head,

@@ -15,6 +15,7 @@ from torch import nn
 from dreamgym.checkpoint import Dream, StartStates, save_dream
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.models.multiscale import MultiscaleConfig
 from dreamgym.models.residual import ResidualConfig
 from dreamgym.world_model import DynamicsConfig, WorldModel, WorldModelConfig
 
@@ -22,10 +23,14 @@ torch.set_num_threads(1)
 
 TINY_LSTM = ConvLSTMConfig(hidden=8, kernel=3, reward_hidden=16)
 TINY_RESIDUAL = ResidualConfig(memory=3, channels=8, blocks=1, embedding=6, joint=8, reward_hidden=16)
+TINY_MULTISCALE = MultiscaleConfig(
+    memory=3, fine=4, embedding=6, channels=8, blocks=1, scale=2, joint=8, reward_hidden=16
+)
 COARSE_DYNAMICS = {
     "residual": TINY_RESIDUAL,
     "clock": dataclasses.replace(TINY_RESIDUAL, clock=12),
     "merged cells": dataclasses.replace(TINY_LSTM, patch=2),
+    "two grids": TINY_MULTISCALE,
 }
 """Dynamics on a grid of 6x6 whatever the latent's, which shall be 12x12: ``stages=3``."""
 

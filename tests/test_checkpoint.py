@@ -129,8 +129,14 @@ def test_settings_of_another_kind_of_dynamics_than_the_named_one_are_refused(tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h, t: set_kind(h, "Transformer"), "dynamics: expected kind ConvLSTMConfig or ResidualConfig, got 'Tra"),
-        (lambda h, t: set_kind(h, ["ConvLSTMConfig"]), "expected kind ConvLSTMConfig or ResidualConfig"),
+        (
+            lambda h, t: set_kind(h, "Transformer"),
+            "dynamics: expected kind ConvLSTMConfig or ResidualConfig or MultiscaleConfig, got 'Tra",
+        ),
+        (
+            lambda h, t: set_kind(h, ["ConvLSTMConfig"]),
+            "expected kind ConvLSTMConfig or ResidualConfig or MultiscaleConfig",
+        ),
         (lambda h, t: h.update(world_model=set_field(h["world_model"], dynamics=3)), "dynamics: expected an object"),
         (lambda h, t: h.update(format="99"), "format 99"),
         (lambda h, t: h.pop("format"), "names no format"),

@@ -114,7 +114,10 @@ def test_the_module_is_the_same_program() -> None:
         (("trian",), "did you mean train?"),
         (("nonsense",), "usage: dreamgym"),
         (("train", "--preset", "huge", "--out", "run"), "expected one of smoke, quick, laptop, gpu, paper"),
-        (("train", "--dynamics.kind", "LSTM", "--out", "run"), "expected ConvLSTMConfig or ResidualConfig, got 'LSTM'"),
+        (
+            ("train", "--dynamics.kind", "LSTM", "--out", "run"),
+            "expected ConvLSTMConfig or ResidualConfig or MultiscaleConfig, got 'LSTM'",
+        ),
         (("train", "--preset", "smoke", "--rounds", "0", "--out", "run"), "rounds: expected at least 1, got 0"),
         (("train", "--preset", "smoke", "--game", "Pnog", "--out", "run"), "did you mean Pong"),
         (("train", "--preset", "smoke", "--device", "tpu", "--out", "run"), "device: expected 'auto'"),

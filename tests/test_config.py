@@ -42,7 +42,9 @@ def test_the_dynamics_are_of_the_kind_that_is_named_and_else_a_convlstm():
     named = {"dynamics": {"kind": "ResidualConfig", "channels": 9}}
     assert RunConfig.from_json(named).dynamics == ResidualConfig(channels=9)
     assert RunConfig.from_json({"dynamics": {"hidden": 9}}).dynamics == ConvLSTMConfig(hidden=9)
-    with pytest.raises(ConfigError, match="expected kind ConvLSTMConfig or ResidualConfig, got 'LSTM'"):
+    with pytest.raises(
+        ConfigError, match="expected kind ConvLSTMConfig or ResidualConfig or MultiscaleConfig, got 'LSTM'"
+    ):
         RunConfig.from_json({"dynamics": {"kind": "LSTM"}})
 
 

@@ -16,6 +16,7 @@ from dreamgym.latents import LatentCache, encode_replay
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
 from dreamgym.models.losses import masked_mean
+from dreamgym.models.multiscale import MultiscaleConfig
 from dreamgym.models.quantizer import QuantizerConfig
 from dreamgym.models.residual import ResidualConfig
 from dreamgym.real import make_game_env
@@ -36,6 +37,7 @@ SMALL = FitConfig(
 
 
 RESIDUAL = ResidualConfig(memory=3, channels=16, blocks=1, embedding=16, joint=8, reward_hidden=16)
+MULTISCALE = MultiscaleConfig(memory=3, fine=8, embedding=8, channels=16, blocks=1, joint=8, reward_hidden=16)
 
 
 def world_model(num_actions=6, dynamics=None, **codec) -> WorldModel:
@@ -139,6 +141,42 @@ def test_the_step_that_ends_an_episode_teaches_its_reward_and_its_end_but_no_lat
 
 
 @pytest.mark.parametrize(
+    ("dynamics", "shown"), [(None, 0), (RESIDUAL, 0), (MULTISCALE, 2)], ids=["recurrent", "residual", "two grids"]
+)
+@pytest.mark.parametrize("context_steps", [0, 1, 4])
+def test_steps_to_which_a_prediction_looks_back_are_shown_and_do_not_count(monkeypatch, dynamics, shown, context_steps):
+    masks = []
+    monkeypatch.setattr(
+        dreamgym.fit, "masked_mean", lambda values, mask, *w: masks.append(mask) or masked_mean(values, mask, *w)
+    )
+    model, replay = world_model(stages=3, dynamics=dynamics), game()
+    windows = replay.windows_from([0, 3, 21, 14], 9)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randint(0, 128, (4, 9, 12, 12), generator=generator)
+    config = replace(SMALL, context_steps=context_steps, bf16=False)
+    _, metrics = dynamics_loss(model, replay, windows, latents, config, generator)
+    assert metrics["latent_steps"].shape == (4, 8)
+    assert metrics["latent_steps"][:, :shown].isnan().all() and not metrics["latent_steps"][:, shown:].isnan().any()
+    inside = torch.as_tensor(windows.mask)[:, shown:]
+    latent, reward, end, accuracy = masks
+    assert torch.equal(latent, inside[:, 1:]) and torch.equal(accuracy, latent)
+    assert torch.equal(reward, inside[:, :-1]) and torch.equal(end, reward)
+    counted = metrics["latent_steps"][:, shown:][latent]
+    assert metrics["latent"].item() == pytest.approx(counted.mean().item(), rel=1e-5)
+
+
+def test_what_is_only_shown_still_changes_what_is_predicted_from_it():
+    model, replay = world_model(stages=3, dynamics=MULTISCALE), game()
+    windows = replay.windows_from([3], 7)
+    latents = torch.randint(0, 128, (1, 7, 12, 12), generator=torch.Generator().manual_seed(0))
+    changed = latents.clone()
+    changed[:, 0] = (changed[:, 0] + 1) % 128
+    (_, before), (_, after) = (dynamics_loss(model, replay, windows, z, SMALL) for z in (latents, changed))
+    differs = (before["latent_steps"] != after["latent_steps"])[0, 2:]
+    assert differs.tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
     ("settings", "life_loss_ends", "ends"),
     [
         ({"terminated": True}, True, True),
@@ -232,11 +270,13 @@ def test_windows_of_a_fit_by_surprise_are_drawn_by_the_losses_it_had(monkeypatch
     assert torch.equal(last[windows.mask[-1, 1:]], steps[-1][windows.mask[-1, 1:]])
 
 
-def test_surprise_at_new_experience_is_measured_before_it_is_fitted_to(monkeypatch):
+@pytest.mark.parametrize("dynamics", [None, MULTISCALE], ids=["recurrent", "two grids"])
+def test_surprise_at_new_experience_is_measured_before_it_is_fitted_to(monkeypatch, dynamics):
     replay = Replay(90)
     for i in range(80):
         replay.append(pong().frames_at(i)[0], i % 6, 0.0, False, False, False, i == 0)
-    fitter = Fitter(world_model(), replace(SMALL, windows="surprise", bf16=False))
+    model = world_model(stages=4 if dynamics is None else 3, dynamics=dynamics)
+    fitter = Fitter(model, replace(SMALL, windows="surprise", bf16=False))
     assert "dynamics/surprise" not in fit(fitter, replay, 3, 4)
     for i in range(80, 90):
         replay.append(pong().frames_at(i)[0], i % 6, 0.0, False, False, False, False)
@@ -389,7 +429,7 @@ def test_feed_forward_dynamics_learn_a_short_game_by_heart():
     assert not any(name.startswith("codec/") for name in last)
 
 
-@pytest.mark.parametrize("dynamics", [None, RESIDUAL], ids=["recurrent", "feed-forward"])
+@pytest.mark.parametrize("dynamics", [None, RESIDUAL, MULTISCALE], ids=["recurrent", "residual", "two grids"])
 def test_a_fit_is_a_function_of_its_seeds_and_goes_on_from_its_state(dynamics):
     stages = 4 if dynamics is None else 3
 

@@ -8,6 +8,8 @@ from conftest import make_tiny_dream
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, ConvLSTMState, Prediction, parameter_count
+from dreamgym.models.losses import continuous_bernoulli_logit
+from dreamgym.models.quantizer import QuantizerConfig
 from dreamgym.world_model import DYNAMICS, DynamicsConfig, WorldModel, WorldModelConfig
 
 
@@ -200,7 +202,6 @@ def test_stages_say_how_fine_a_latent_is(stages, side, stage_kernel):
     assert codec.latent_shape == (side, side) and codec.embedding_shape == (32, side, side)
     _, metrics = codec.loss(torch.as_tensor(frames(2)))
     assert metrics["cell_error"].shape == metrics["indices"].shape == (2, side, side)
-    assert metrics["cell_error"].mean() * (96 // side) ** 2 * side**2 == pytest.approx(metrics["reconstruction"])
     latents = codec.eval().encode(torch.as_tensor(frames(2)))
     assert latents.shape == (2, side, side)
     assert codec.decode(latents).shape == (2, 1, 96, 96)
@@ -209,6 +210,88 @@ def test_stages_say_how_fine_a_latent_is(stages, side, stage_kernel):
 def untrained(seed=0, **settings) -> VQVAE:
     torch.manual_seed(seed)
     return VQVAE(VQVAEConfig(width=4, **settings)).eval()
+
+
+def test_a_cells_error_is_the_weighted_squared_error_of_what_is_decoded():
+    codec = untrained(frame_stack=2, foreground_weight=20.0)
+    codec.prepare(torch.full((96, 96), 100, dtype=torch.uint8))
+    images = torch.as_tensor(frames(3, 2))
+    _, metrics = codec.loss(images)
+    errors = 21 * (codec.decode(metrics["indices"]) - images / 255).square()
+    errors[(images.int() - 100).abs() <= 0.06 * 255] /= 21
+    by_cell = errors.sum(dim=1).unflatten(1, (6, 16)).unflatten(3, (6, 16)).mean(dim=(2, 4))
+    torch.testing.assert_close(metrics["cell_error"], by_cell)
+    assert not metrics["cell_error"].requires_grad
+
+
+def test_frames_need_not_be_square():
+    codec = untrained(stages=3, frame_size=112, frame_width=80, frame_stack=2)
+    images = torch.randint(0, 256, (3, 2, 112, 80), dtype=torch.uint8)
+    assert codec.latent_shape == (14, 10) and codec.embedding_shape == (32, 14, 10)
+    assert codec.frame_shape == (2, 112, 80) and codec.config.screen == codec.config.frame == (112, 80)
+    latents = codec.encode(images)
+    assert latents.shape == (3, 14, 10)
+    assert codec.decode(latents).shape == (3, 2, 112, 80)
+    loss, metrics = codec.loss(images, images.flip(0), shifts=torch.tensor([0, 4, -8]))
+    assert loss.shape == () and loss.isfinite()
+    assert metrics["cell_error"].shape == metrics["indices"].shape == (3, 14, 10)
+
+
+def test_without_a_width_frames_are_square_and_the_screen_is_resized():
+    config = VQVAEConfig(frame_size=64)
+    assert config.frame == (64, 64) and config.screen == 64
+    assert VQVAEConfig(frame_size=64, frame_width=64).screen == (64, 64)
+
+
+@pytest.mark.parametrize("width", [81, 8, -16])
+def test_a_width_that_is_no_multiple_of_a_cell_is_refused(width):
+    with pytest.raises(ConfigError, match=f"frame_width: expected 0 or a multiple of 16, got {width}"):
+        VQVAEConfig(frame_width=width)
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+@torch.no_grad()
+def test_a_codes_picture_is_shown_in_its_own_cell(stack):
+    book = QuantizerConfig(num_codes=4, embedding_dim=4)
+    codec = untrained(stages=3, frame_size=32, frame_width=48, frame_stack=stack, pictures=True, quantizer=book)
+    last = list(codec.decoder.children())[-1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
+    pictures = torch.rand(4, stack, 8, 8) * 0.8 + 0.1
+    codec.quantizer.codes.copy_(torch.eye(4))
+    codec.pictures.weight.copy_(continuous_bernoulli_logit(pictures).flatten(1).T[:, :, None, None])
+    latents = torch.randint(0, 4, (3, 4, 6))
+    shown = codec.decode(latents).unflatten(2, (4, 8)).unflatten(4, (6, 8))
+    torch.testing.assert_close(shown.permute(0, 2, 4, 1, 3, 5), pictures[latents], atol=1e-3, rtol=0)
+
+
+def test_pictures_are_counted_and_learned_with_the_decoder():
+    plain, shown = (
+        WorldModel(WorldModelConfig(codec=VQVAEConfig(width=4, pictures=pictures), bf16=False), seed=0)
+        for pictures in (False, True)
+    )
+    added = shown.parameter_counts()["decoder"] - plain.parameter_counts()["decoder"]
+    assert added == shown.codec.pictures.weight.numel() == 32 * 16**2
+    shown.codec.loss(torch.as_tensor(frames(2)))[0].backward()
+    assert shown.codec.pictures.weight.grad.any()
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_the_loss_of_an_exact_black_or_white_frame_is_bounded(value):
+    codec = untrained(stages=3, frame_size=32, foreground_weight=0.0, commitment_weight=0.0)
+    codec.prepare(torch.full((32, 32), value, dtype=torch.uint8))
+    last = list(codec.decoder.children())[-1]
+    frame = torch.full((1, 1, 32, 32), value, dtype=torch.uint8)
+    losses = []
+    for logit in (15.0, 100.0, 255.0, 510.0, 1000.0):
+        with torch.no_grad():
+            torch.nn.init.zeros_(last.weight)
+            torch.nn.init.zeros_(last.bias)
+            codec.pixel_bias.fill_(logit if value else -logit)
+        losses.append(codec.loss(frame)[0].item() / 32**2)
+    # The best mean is half a grey level inside: a density of 510 on either side of e.
+    assert losses[1] < losses[0] and losses[3] == min(losses) and losses[4] > losses[3]
+    assert losses[3] == pytest.approx(-np.log(510) + 1, abs=0.01)
 
 
 @pytest.mark.parametrize("stages", [3, 4])
@@ -253,14 +336,17 @@ def test_another_frame_size_has_another_latent():
     assert codec.encode(torch.zeros(2, 1, 64, 64, dtype=torch.uint8)).shape == (2, 4, 4) == (2, *codec.latent_shape)
 
 
-def test_the_pixel_bias_shows_the_background_before_any_training():
-    background = torch.randint(0, 256, (96, 96), dtype=torch.uint8)
-    model = WorldModel(WorldModelConfig(codec=VQVAEConfig(width=4, pixel_bias=True), bf16=False), seed=0)
+@pytest.mark.parametrize("width", [0, 64])
+def test_the_pixel_bias_shows_the_background_before_any_training(width):
+    codec = VQVAEConfig(width=4, frame_width=width, pixel_bias=True)
+    background = torch.randint(0, 256, codec.frame, dtype=torch.uint8)
+    model = WorldModel(WorldModelConfig(codec=codec, bf16=False), seed=0)
     last = list(model.codec.decoder.children())[-1]
     torch.nn.init.zeros_(last.weight)
     torch.nn.init.zeros_(last.bias)
     model.codec.prepare(background)
-    shown = model.decode(torch.zeros(1, 6, 6, dtype=torch.int64))[0, 0]
+    shown = model.decode(torch.zeros(1, *model.codec.latent_shape, dtype=torch.int64))[0, 0]
+    assert torch.equal(model.codec.background, background / 255)
     # A continuous Bernoulli's mean reaches black and white only in the limit: 255 / 15 at log-odds of 15.
     inner = (background > 18) & (background < 237)
     assert (shown.int() - background.int()).abs()[inner].max() <= 1

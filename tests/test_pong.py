@@ -5,15 +5,18 @@ import pytest
 import torch
 
 from dreamgym.errors import InvalidInputError
-from dreamgym.pong import ball_located, ball_survival, find_spots, shows_ball
+from dreamgym.pong import FIELDS, ball_located, ball_survival, find_spots, shows_ball
 from dreamgym.real import make_game_env
 from dreamgym.replay import Replay
 
+IN_FRAME = {96: ((0.4536, 5.55), (0.596, 28.9)), (112, 80): ((0.5, 6.25), (0.5, 24.5))}
+"""Frame pixels to a screen line or column as the machine's memory counts them, and from where, at each size."""
 
-@pytest.fixture(scope="module")
-def played():
+
+@pytest.fixture(scope="module", params=IN_FRAME, ids=str)
+def played(request):
     """Frames of random play, and where the machine's memory says that the ball is (row and column; row 0: nowhere)."""
-    env = make_game_env("Pong")
+    env = make_game_env("Pong", size=request.param)
     random = np.random.default_rng(0)
     frame, _ = env.reset(seed=0)
     frames, memory = [], []
@@ -24,8 +27,15 @@ def played():
         frame, _, terminated, truncated, _ = env.step(int(random.integers(6)))
         assert not (terminated or truncated)
     rows, columns = np.array(memory, dtype=np.float64).T
-    # The memory counts screen lines and columns from an offset; a frame of 96 x 96 shows 210 x 160 of them.
-    return np.stack(frames), np.where(rows > 0, 0.4536 * rows - 5.55, 0), 0.596 * columns - 28.9
+    (scale_down, above), (scale_across, left) = IN_FRAME[request.param]
+    return np.stack(frames), np.where(rows > 0, scale_down * rows - above, 0), scale_across * columns - left
+
+
+def within(frames, rows, columns, top, bottom, left, right):
+    """Where the ball is at least so many pixels inside the field."""
+    down, across = FIELDS[frames.shape[1:]]
+    inside_rows = (rows > down.start + top) & (rows < down.stop - bottom)
+    return inside_rows & (columns > across.start + left) & (columns < across.stop - right)
 
 
 def test_the_ball_is_found_where_the_machine_says_it_is(played):
@@ -45,8 +55,9 @@ def test_no_ball_in_the_middle_of_the_field_is_missed(played):
     frames, rows, columns = played
     background = np.median(frames, axis=0).astype(np.uint8)
 
-    middle = (rows > 18) & (rows < 85) & (columns > 14) & (columns < 81)
+    middle = within(frames, rows, columns, 2, 3, 2, 3)
 
+    assert middle.sum() > 200
     assert shows_ball(frames, background)[middle].all()
 
 
@@ -54,7 +65,16 @@ def test_a_screen_that_is_another_colour_shows_no_ball(played):
     frames, _, _ = played
     background = np.median(frames, axis=0).astype(np.uint8)
 
-    assert not shows_ball(np.full((1, 96, 96), 200, np.uint8), background).any()
+    assert not shows_ball(np.full_like(frames[:1], 200), background).any()
+
+
+def test_what_hardly_stands_out_does_not_pull_a_spot_towards_it(played):
+    frames, rows, columns = played
+    background = np.median(frames, axis=0).astype(np.uint8)
+    clear = frames[within(frames, rows, columns, 4, 5, 4, 8)]
+    haze = np.where(clear < background + 10, background + 10, clear).astype(np.uint8)
+
+    assert np.array_equal(find_spots(haze, background)[0], find_spots(clear, background)[0])
 
 
 class Painter:
@@ -90,7 +110,7 @@ def decoy(frames):
 def test_the_ball_counts_as_located_within_two_and_a_half_pixels(played, paint, expected):
     frames, rows, columns = played
     # Away from the edges, so that shifting the frame keeps the ball in the field, and from the decoy.
-    inside = (rows > 20) & (rows < 83) & (columns > 16) & (columns < 76) & (np.hypot(rows - 51, columns - 41) > 8)
+    inside = within(frames, rows, columns, 4, 5, 4, 8) & (np.hypot(rows - 51, columns - 41) > 8)
     background = np.median(frames, axis=0).astype(np.uint8)
 
     found = ball_located(Painter(paint), frames[inside][:, None], background)
@@ -123,27 +143,30 @@ def test_frames_of_another_size_are_refused():
         ball_located(Painter(lambda frames: frames), np.zeros((2, 1, 64, 64), np.uint8))
     with pytest.raises(InvalidInputError, match="96"):
         find_spots(np.zeros((2, 64, 64), np.uint8), np.zeros((64, 64), np.uint8))
+    with pytest.raises(InvalidInputError, match="96"):
+        find_spots(np.zeros((2, 112, 80), np.uint8), np.zeros((96, 96), np.uint8))
 
 
 class Model(Painter):
     """The same with what a world model says of itself; decoding a stack gives its newest frame's ball back."""
 
-    def __init__(self, game="Pong", stack=1, size=96):
+    def __init__(self, game="Pong", stack=1, frame=(96, 96)):
         super().__init__(lambda frames: frames)
         self.config, self.frame_stack = SimpleNamespace(game=game), stack
-        self.codec = SimpleNamespace(frame_shape=(stack, size, size))
+        self.codec = SimpleNamespace(frame_shape=(stack, *frame))
 
 
 @pytest.mark.parametrize("stack", [1, 4])
 def test_a_balls_survival_is_measured_on_experience_in_the_codecs_own_stacks(played, stack):
-    replay = Replay(700)
-    for step, frame in enumerate(played[0]):
+    frames, _, _ = played
+    replay = Replay(len(frames), frames.shape[1:])
+    for step, frame in enumerate(frames):
         replay.append(frame, 0, 0.0, False, False, False, step == 0)
 
-    assert ball_survival(Model(stack=stack), replay, frames=100) == 1.0
+    assert ball_survival(Model(stack=stack, frame=frames.shape[1:]), replay, frames=100) == 1.0
 
 
-@pytest.mark.parametrize("model", [Model(game="Breakout"), Model(size=64)])
+@pytest.mark.parametrize("model", [Model(game="Breakout"), Model(frame=(64, 64)), Model(frame=(96, 80))])
 def test_where_there_is_no_ball_to_look_for_its_survival_is_not_measured(model):
     assert ball_survival(model, Replay(1)) is None
 

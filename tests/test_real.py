@@ -224,6 +224,8 @@ def test_a_seed_determines_the_vector_games(sticky: float) -> None:
         ("Breakout", {}),
         ("Breakout", {"stack": 3, "frame_skip": 2, "size": 64}),
         ("Breakout", {"frame_skip": 1, "max_episode_steps": 100}),
+        ("Breakout", {"stack": 2, "size": (112, 80), "max_episode_steps": 100}),
+        ("Pong", {"stack": 2, "size": (75, 60), "max_episode_steps": 60}),
         ("MsPacman", {"max_episode_steps": 150}),
     ],
 )
@@ -238,6 +240,29 @@ def test_the_vector_form_gives_the_single_forms_pixels(game: str, settings: dict
         assert env.single_observation_space == single.observation_space
         assert env.single_action_space == single.action_space
         assert_same(play(single, actions[:, index], seed=5 + index), games[index])
+
+
+def test_a_frame_of_half_the_screen_is_the_mean_of_every_four_pixels_and_black_below() -> None:
+    env = make_game_env("Pong", stack=2, size=(112, 80))
+    assert env.observation_space == gym.spaces.Box(0, 255, (2, 112, 80), np.uint8)
+    first, _ = env.reset(seed=0)
+    assert first.shape == (2, 112, 80) and np.array_equal(first[0], first[1])
+    ale = env.unwrapped.ale
+    legal = ale.getMinimalActionSet()
+    for action in random_actions("Pong", 60):
+        before = ale.cloneSystemState()
+        frame = env.step(action)[0][-1]
+        ale.restoreSystemState(before)
+        screens = []
+        for _ in range(4):
+            ale.act(legal[action])
+            screens.append(ale.getScreenGrayscale())
+        # Things that flicker are shown in one of two screens.
+        newest = np.maximum(screens[2], screens[3]).astype(np.float64)
+        halved = newest.reshape(105, 2, 80, 2).mean(axis=(1, 3))
+        assert np.array_equal(frame[:105], np.floor(halved + 0.5))
+        assert not frame[105:].any()
+    assert len(np.unique(frame[:105])) > 4
 
 
 def sticky_seed() -> int:
@@ -387,12 +412,26 @@ def test_wrong_vector_actions_are_refused(actions: Any) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"stack": 0}, {"sticky_actions": 1.5}, {"noop_max": -1}, {"size": 0}, {"frame_skip": 0}, {"max_episode_steps": 0}],
+    [
+        {"stack": 0},
+        {"sticky_actions": 1.5},
+        {"noop_max": -1},
+        {"size": 0},
+        {"frame_skip": 0},
+        {"max_episode_steps": 0},
+        {"size": (112, 0)},
+        {"size": (-1, 80)},
+        {"size": (112,)},
+        # A screen that is one line high would be less than a column wide.
+        {"size": (1, 100)},
+    ],
+    ids=str,
 )
 def test_an_argument_out_of_range_is_named(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInputError, match=next(iter(wrong))):
+    message = f"^{next(iter(wrong))}: expected"
+    with pytest.raises(InvalidInputError, match=message):
         make_game_env("Pong", **wrong)
-    with pytest.raises(InvalidInputError, match=next(iter(wrong))):
+    with pytest.raises(InvalidInputError, match=message):
         make_game_vector_env("Pong", 2, **wrong)
 
 
@@ -417,6 +456,23 @@ def test_any_image_env_is_seen_grey_resized_and_stacked(name: str) -> None:
     rewards, lost = zip(*[(step[1], step[4]["life_lost"]) for step in (env.step(1) for _ in range(6))], strict=True)
     assert rewards == (1.5,) * 6
     assert lost == (False, False, True, False, False, True)
+
+
+@pytest.mark.parametrize(
+    ("size", "shrink"), [((20, 20), 2), ((15, 20), 2), ((30, 39), 2), ((10, 40), 3), ((30, 40), 1), ((50, 60), 1)]
+)
+def test_a_screen_is_shrunk_by_the_least_whole_number_that_fits_and_put_into_the_upper_left_corner(
+    size: tuple[int, int], shrink: int
+) -> None:
+    env, plain = make_game_env("TinyGrey-v0", stack=2, size=size), gym.make("TinyGrey-v0")
+    obs, _ = env.reset(seed=4)
+    image, _ = plain.reset(seed=4)
+    for _ in range(3):
+        height, width = 30 // shrink, 40 // shrink
+        expected = np.zeros(size, np.uint8)
+        expected[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        assert obs.shape == (2, *size) and np.array_equal(obs[-1], expected)
+        obs, image = env.step(1)[0], plain.step(1)[0]
 
 
 def test_continuous_actions_pass_through() -> None:

@@ -6,13 +6,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import make_tiny_dream
+from conftest import TINY_LSTM, make_tiny_dream
 from gymnasium.utils.env_checker import data_equivalence
 
 from dreamgym import DreamEnv, make_real_env
 from dreamgym.checkpoint import Dream
 from dreamgym.errors import ConfigError, InvalidActionError, InvalidInputError
+from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.real import make_game_env, make_game_vector_env
+from dreamgym.world_model import WorldModel, WorldModelConfig
 
 ACTIONS = [0, 2, 3, 3, 1, 5, 5, 2]
 
@@ -47,6 +49,25 @@ def test_observations_are_the_latents_of_the_last_frames(frame_stack: int, laten
     for time, observation in enumerate(observations):
         last = [codes[max(0, time - back)] for back in reversed(range(latent_stack))]
         assert np.array_equal(observation, np.stack(last, axis=1))
+
+
+@pytest.mark.parametrize(("observation", "shape"), [("embedding", (32, 7, 5)), ("codes", (35, 1))])
+def test_a_codec_whose_frames_are_not_square_sees_the_game_at_half_its_size(
+    tiny_dream: Dream, observation: Any, shape: tuple[int, ...]
+) -> None:
+    codec = VQVAEConfig(frame_size=112, frame_width=80, width=4)
+    model = WorldModel(WorldModelConfig(codec=codec, dynamics=TINY_LSTM, bf16=False), seed=0)
+    assert model.codec.latent_shape == (7, 5)
+    dream = Dream(model, tiny_dream.starts, latent_stack=1)
+    settings: dict[str, Any] = {"device": "cpu", "observation": observation, "seed": 5, "noop_max": 0}
+    single, vector = make_real_env(dream, **settings), make_real_env(dream, 2, **settings)
+    game = make_game_env("Pong", size=(112, 80), noop_max=0)
+    assert single.observation_space.shape == shape
+    seen, seen_by_all, frame = single.reset()[0], vector.reset()[0], game.reset(seed=5)[0]
+    for action in ACTIONS:
+        assert seen.shape == shape and seen_by_all.shape == (2, *shape)
+        assert np.array_equal(vector.frames[:1], frame)
+        seen, seen_by_all, frame = (single.step(action)[0], vector.step(np.full(2, action))[0], game.step(action)[0])
 
 
 def test_rewards_ends_and_infos_are_the_games_own(tiny_dream: Dream) -> None:

@@ -72,6 +72,23 @@ def test_losses_beyond_the_episode_are_not_remembered():
     assert np.isnan(sampler.losses[10:]).all() and np.isnan(sampler.losses[:7]).all()
 
 
+def test_losses_that_are_no_numbers_are_ignored():
+    replay = records(10)
+    sampler = known(replay, np.full(10, 5.0))
+    sampler.update(replay.windows_from([2], 5), np.array([[np.nan, np.nan, 1.0, 2.0]], np.float32))
+    assert sampler.losses.tolist() == [5, 5, 5, 5, 5, 1, 2, 5, 5, 5]
+
+
+def test_records_that_are_only_shown_are_no_targets():
+    replay = records(300)
+    losses = np.ones(300)
+    losses[100:110] = 3.0
+    drawn = known(replay, losses).draw(replay, 200_000, 5, np.random.default_rng(0), shown=2)
+    counts = np.bincount(drawn.indices[:, 0], minlength=296)
+    expected = losses[3:299] + losses[4:300]
+    assert np.allclose(counts / counts.sum(), expected / expected.sum(), atol=1e-3)
+
+
 def test_new_records_join_and_those_of_another_replay_do_not():
     replay = records(30, capacity=60)
     sampler = known(replay, np.ones(30))

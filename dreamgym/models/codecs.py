@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dreamgym.errors import ConfigError
 from dreamgym.models.layers import ResidualBlock
 from dreamgym.models.losses import continuous_bernoulli_logit, continuous_bernoulli_mean, continuous_bernoulli_nll
-from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, perplexity
+from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, perplexity, spread_out
 from dreamgym.shifts import shift_rows
 
 Metrics = dict[str, Tensor]
@@ -76,7 +76,9 @@ class VQVAEConfig:
 
     Attributes:
         frame_stack: C, frames stacked in one observation.
-        frame_size: side of a frame in pixels; a multiple of a cell's side.
+        frame_size: height of a frame in pixels; a multiple of a cell's side.
+        frame_width: its width, likewise. The game's screen is then shown at a whole fraction of its size. 0 is a square
+            frame, onto which the screen is resized.
         width: channels of the first convolution (the paper's is 32); the later ones have 2, 4 and 8 times as many.
         stages: strided convolutions, each halving the side of the map. 4 (paper) makes a latent cell of 16 px, 3 one
             of 8 px.
@@ -90,10 +92,13 @@ class VQVAEConfig:
         motion_weight: extra weight of a pixel that changed since the previous frame, for games that scroll.
         foreground_threshold: how far a grey value must be from the background to count as foreground, in [0, 1].
         pixel_bias: a bias per pixel in the decoder, set to the background's logits before the first fit.
+        pictures: whether a code also has a picture of its cell that is added to what the decoder makes of it and its
+            neighbours: where a code sees its own cell alone, that is sharp after fewer updates.
     """
 
     frame_stack: int = 1
     frame_size: int = 96
+    frame_width: int = 0
     width: int = 32
     stages: int = 4
     stage_kernel: int = 4
@@ -104,6 +109,7 @@ class VQVAEConfig:
     motion_weight: float = 0.0
     foreground_threshold: float = 0.06
     pixel_bias: bool = True
+    pictures: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -113,6 +119,8 @@ class VQVAEConfig:
             raise ConfigError(f"stages: expected 1 to 5, got {self.stages}.")
         if self.frame_size % self.cell or self.frame_size <= 0:
             raise ConfigError(f"frame_size: expected a positive multiple of {self.cell}, got {self.frame_size}.")
+        if self.frame_width % self.cell or self.frame_width < 0:
+            raise ConfigError(f"frame_width: expected 0 or a multiple of {self.cell}, got {self.frame_width}.")
         if self.frame_stack < 1 or self.width < 1 or self.residual_kernel % 2 == 0:
             raise ConfigError(
                 "frame_stack and width must be at least 1 and residual_kernel odd, got "
@@ -123,6 +131,16 @@ class VQVAEConfig:
     def cell(self) -> int:
         """Side of a latent cell in pixels."""
         return 2**self.stages
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """(height, width) of a frame in pixels."""
+        return self.frame_size, self.frame_width or self.frame_size
+
+    @property
+    def screen(self) -> int | tuple[int, int]:
+        """How :func:`dreamgym.real.make_game_env` is to show the game: its ``size``."""
+        return self.frame if self.frame_width else self.frame_size
 
     @classmethod
     def published(cls, frame_stack: int = 4) -> "VQVAEConfig":
@@ -181,16 +199,17 @@ class VQVAE(nn.Module):
         self.encoder = Encoder(config)
         self.quantizer = VectorQuantizer(config.quantizer)
         self.decoder = Decoder(config)
-        size = config.frame_size
-        self.register_buffer("background", torch.zeros(size, size))
-        self.pixel_bias = nn.Parameter(torch.zeros(1, size, size)) if config.pixel_bias else None
+        self.register_buffer("background", torch.zeros(config.frame))
+        self.pixel_bias = nn.Parameter(torch.zeros(1, *config.frame)) if config.pixel_bias else None
+        pixels = config.frame_stack * config.cell**2
+        self.pictures = nn.Conv2d(config.quantizer.embedding_dim, pixels, 1, bias=False) if config.pictures else None
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property
     def latent_shape(self) -> tuple[int, int]:
         """(height, width) of a latent: (6, 6) for frames of 96 pixels."""
-        side = self.config.frame_size // self.config.cell
-        return side, side
+        height, width = self.config.frame
+        return height // self.config.cell, width // self.config.cell
 
     @property
     def num_codes(self) -> int:
@@ -205,7 +224,7 @@ class VQVAE(nn.Module):
     @property
     def frame_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an observation."""
-        return self.config.frame_stack, self.config.frame_size, self.config.frame_size
+        return self.config.frame_stack, *self.config.frame
 
     def encode(self, frames: Tensor) -> Tensor:
         """p(z_t | s_t): frames uint8 (batch, C, H, W) to indices int64 (batch, height, width)."""
@@ -243,8 +262,12 @@ class VQVAE(nn.Module):
         codes = self.embed(indices)
         features = outputs + (codes - outputs).detach() if quantized else outputs
         weights = self._pixel_weights(targets, previous, shifts)
-        errors = weights * continuous_bernoulli_nll(self._logits(features, shifts), targets)
-        reconstruction = errors.sum(dim=(1, 2, 3)).mean()
+        logits = self._logits(features, shifts)
+        # Half a grey level inside the interval: the density of an exact 0 or 1 has no upper bound.
+        likelihood = weights * continuous_bernoulli_nll(logits, targets.clamp(1 / 510, 509 / 510))
+        reconstruction = likelihood.sum(dim=(1, 2, 3)).mean()
+        # Not the likelihood: that of a grey pixel is worse than a black one's however well both are shown.
+        errors = weights * (continuous_bernoulli_mean(logits.detach()) - targets).square()
         commitment = F.mse_loss(outputs, codes)
         metrics = {
             "reconstruction": reconstruction.detach(),
@@ -252,7 +275,7 @@ class VQVAE(nn.Module):
             "perplexity": perplexity(indices, self.num_codes),
             "vectors": vectors.detach(),
             "indices": indices,
-            "cell_error": F.avg_pool2d(errors.detach().sum(dim=1, keepdim=True), self.config.cell)[:, 0],
+            "cell_error": F.avg_pool2d(errors.sum(dim=1, keepdim=True), self.config.cell)[:, 0],
         }
         return reconstruction + self.config.commitment_weight * commitment * float(quantized), metrics
 
@@ -263,7 +286,7 @@ class VQVAE(nn.Module):
         self.quantizer.update(vectors, indices)
         dead = self.quantizer.dead()
         error = metrics["cell_error"].flatten()
-        chances = (error - error.min()).cpu() + 1e-6
+        chances = error.cpu() + 1e-9
         drawn = torch.multinomial(chances, self.num_codes, replacement=True, generator=generator)
         self.quantizer.seed_codes(dead, vectors[drawn.to(vectors.device)][dead])
 
@@ -276,13 +299,13 @@ class VQVAE(nn.Module):
 
     @torch.no_grad()
     def seed_codebook(self, frames: Tensor, generator: torch.Generator) -> None:
-        """Put every code on an encoder output of a random cell of (batch, C, H, W) uint8 frames."""
+        """Put the codes on encoder outputs of (batch, C, H, W) uint8 frames that are far from each other.
+
+        Most cells of a frame show the same background: cells drawn evenly would give it nearly all codes.
+        """
         vectors = self._encoder_outputs(_to_unit(frames)).permute(0, 2, 3, 1).flatten(0, 2)
-        order = torch.randperm(len(vectors), generator=generator)
-        # Fewer cells than codes: some get two.
-        drawn = order[torch.arange(self.num_codes) % len(order)].to(vectors.device)
         every = torch.ones(self.num_codes, dtype=torch.bool, device=vectors.device)
-        self.quantizer.seed_codes(every, vectors[drawn])
+        self.quantizer.seed_codes(every, spread_out(vectors, self.num_codes, generator))
 
     def _encoder_outputs(self, targets: Tensor) -> Tensor:
         return self.encoder(targets.contiguous(memory_format=torch.channels_last)).float()
@@ -293,7 +316,10 @@ class VQVAE(nn.Module):
             return self.quantizer.nearest(vectors.flatten(0, 2)).unflatten(0, vectors.shape[:3])
 
     def _logits(self, features: Tensor, shifts: Tensor | None = None) -> Tensor:
-        logits = self.decoder(features.contiguous(memory_format=torch.channels_last)).float()
+        features = features.contiguous(memory_format=torch.channels_last)
+        logits = self.decoder(features).float()
+        if self.pictures is not None:
+            logits = logits + F.pixel_shuffle(self.pictures(features).float(), self.config.cell)
         return logits if self.pixel_bias is None else logits + _moved(self.pixel_bias, shifts)
 
     def _pixel_weights(self, targets: Tensor, previous: Tensor | None, shifts: Tensor | None = None) -> Tensor:

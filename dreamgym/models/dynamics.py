@@ -54,6 +54,15 @@ class Dynamics(Protocol):
         """(channels, height, width) of the hidden features h_t."""
         ...
 
+    @property
+    def looks_back(self) -> int:
+        """Steps at the start of a window that are only shown in training, with :meth:`remember`; 0 for none."""
+        ...
+
+    def remember(self, features: Tensor, actions: Tensor, state: Any, rewards: Tensor) -> Any:
+        """The state after a window (batch, time, ...), predicting nothing; only where ``looks_back`` is not 0."""
+        ...
+
     def initial_state(self, batch: int, device: torch.device | None = None, elapsed: Tensor | None = None) -> Any:
         """The state before the first step, ``elapsed`` (batch,) int64 steps after the last reward; None: unknown."""
         ...
@@ -240,6 +249,8 @@ class ConvLSTM(nn.Module):
         self.latent_head = nn.Conv2d(trunk + channels * config.latent_skip, num_codes * config.patch**2, 1)
         self.reward_head = RewardHead(trunk, *size, config.reward_hidden, 3)
         self.end_head = RewardHead(trunk, *size, 64, 1, channels=8) if config.end_head else None
+
+    looks_back = 0
 
     @property
     def hidden_shape(self) -> tuple[int, int, int]:

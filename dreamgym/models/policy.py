@@ -29,6 +29,9 @@ class Trunk(nn.Module):
     def from_codes(self, codes: torch.Tensor, codebook: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """The same from stacked codes: a 1x1 convolution of an embedding is a look-up in a small table.
 
+        Most cells of most observations show the same background. What all cells of the first observation come to is
+        looked up once; of the others only those that differ from it are.
+
         Args:
             codes: (batch, height * width, stack), any number type, indices of codes, oldest latent first.
             codebook: (num_codes, channels) float32; ``in_channels`` is stack * channels.
@@ -42,10 +45,17 @@ class Trunk(nn.Module):
         assert isinstance(first, nn.Conv2d)
         weight = first.weight.flatten(1).unflatten(1, (stack, codebook.shape[1]))
         tables = torch.einsum("nc,osc->sno", codebook, weight)
-        codes = codes.reshape(batch * cells, stack).long()
-        maps = sum((F.embedding(codes[:, k], tables[k]) for k in range(1, stack)), F.embedding(codes[:, 0], tables[0]))
+        first_codes = codes[0].long()
+        base = sum((F.embedding(first_codes[:, k], tables[k]) for k in range(1, stack)), tables[0][first_codes[:, 0]])
         if first.bias is not None:
-            maps = maps + first.bias
+            base = base + first.bias
+        rows, places, lags = (codes != codes[:1]).nonzero(as_tuple=True)
+        flat = tables.flatten(0, 1)
+        here, there = (
+            lags * len(codebook) + values for values in (codes[rows, places, lags].long(), first_codes[places, lags])
+        )
+        differences = F.embedding(here, flat) - F.embedding(there, flat)
+        maps = base.repeat(batch, 1).index_add(0, rows * cells + places, differences.to(base.dtype))
         return self.body[1:](maps.view(batch, *grid, -1).permute(0, 3, 1, 2))
 
 

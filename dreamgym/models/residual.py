@@ -10,8 +10,9 @@ steps after a point, when the last four frames show the same empty field as 12 s
 serve hardly grows with time, and at a low temperature most dreams see no ball after the first point.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +114,39 @@ class ResidualBlock(nn.Module):
         return inputs + self.dropout(self.second(F.relu(self.first(F.relu(inputs)))))
 
 
+def steps_since(before: Tensor, rewarded: Tensor | None, time: int, longest: int) -> Tensor:
+    """A dream's clock over a window.
+
+    Args:
+        before: (batch,) int64, steps since the last reward at its beginning.
+        rewarded: (batch, time) bool, whether a step brings one; None where none does.
+        time: steps of the window.
+        longest: largest number told.
+
+    Returns:
+        (batch, time + 1) int64: before every step and after the last.
+    """
+    steps = torch.arange(time + 1, device=before.device)
+    elapsed = before[:, None] + steps
+    if rewarded is not None:
+        # The last step before each at which there was a reward, counted from 1; 0 where there was none.
+        last = (rewarded * steps[1:]).cummax(dim=1).values
+        last = F.pad(last, (1, 0))
+        elapsed = torch.where(last > 0, steps - last, elapsed)
+    return elapsed.clamp(max=longest)
+
+
+def one_by_one(
+    sequence: Callable[[Tensor, Tensor, Any], tuple[Prediction, Any]], features: Tensor, actions: Tensor, state: Any
+) -> tuple[Prediction, Any]:
+    """A window whose rewards are not known: every step's clock depends on what was predicted before it."""
+    parts: list[Prediction] = []
+    for step in range(features.shape[1]):
+        prediction, state = sequence(features[:, step : step + 1], actions[:, step : step + 1], state)
+        parts.append(prediction)
+    return Prediction(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))), state
+
+
 class ResidualDynamics(nn.Module):
     """p(z_{t+1}, r_t, d_t | z_{t-k+1..t}, a_{t-k+1..t}) with k = ``memory``; the heads are those of the ConvLSTM."""
 
@@ -144,6 +178,8 @@ class ResidualDynamics(nn.Module):
             RewardHead(config.channels, self._height, self._width, 64, 1, channels=8) if config.end_head else None
         )
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    looks_back = 0
 
     @property
     def hidden_shape(self) -> tuple[int, int, int]:
@@ -201,8 +237,9 @@ class ResidualDynamics(nn.Module):
         """
         batch, time = features.shape[:2]
         if rewards is None and self.clock is not None and time > 1:
-            return self._one_by_one(features, actions, state)
-        elapsed = self._elapsed(state.elapsed, None if rewards is None else reward_classes(rewards) != NO_REWARD, time)
+            return one_by_one(self.sequence, features, actions, state)
+        rewarded = None if rewards is None else reward_classes(rewards) != NO_REWARD
+        elapsed = steps_since(state.elapsed, rewarded, time, self.config.clock)
         embedded = self.embed(features.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         planes = one_hot_planes(actions.flatten(0, 1), self.num_actions, self._height, self._width)
         # Channels last from here on: (batch, time, height, width, channels).
@@ -220,27 +257,8 @@ class ResidualDynamics(nn.Module):
         kept = seen[:, time:].permute(0, 1, 4, 2, 3).float()
         if rewards is None:
             chances = torch.softmax(prediction.reward_logits.detach(), dim=-1)
-            elapsed = self._elapsed(state.elapsed, 1 - chances[..., NO_REWARD] > REWARDED, time)
+            elapsed = steps_since(state.elapsed, 1 - chances[..., NO_REWARD] > REWARDED, time, self.config.clock)
         return prediction, ResidualState(kept, trunk.unflatten(0, (batch, time))[:, -1].float(), elapsed[:, time])
-
-    def _elapsed(self, before: Tensor, rewarded: Tensor | None, time: int) -> Tensor:
-        """Steps since the last reward: (batch,) before and (batch, time) bool to (batch, time + 1); clamped."""
-        steps = torch.arange(time + 1, device=before.device)
-        elapsed = before[:, None] + steps
-        if rewarded is not None:
-            # The last step before each at which there was a reward, counted from 1; 0 where there was none.
-            last = (rewarded * steps[1:]).cummax(dim=1).values
-            last = F.pad(last, (1, 0))
-            elapsed = torch.where(last > 0, steps - last, elapsed)
-        return elapsed.clamp(max=self.config.clock)
-
-    def _one_by_one(self, features: Tensor, actions: Tensor, state: ResidualState) -> tuple[Prediction, ResidualState]:
-        """A window whose rewards are not known: every step's clock depends on what was predicted before it."""
-        parts: list[Prediction] = []
-        for step in range(features.shape[1]):
-            prediction, state = self.sequence(features[:, step : step + 1], actions[:, step : step + 1], state)
-            parts.append(prediction)
-        return Prediction(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))), state
 
     def _latent_outputs(self, inputs: Tensor) -> Tensor:
         """(count, channels, grid) to (count, outputs, height, width), a cell's outputs side by side in memory."""

@@ -1,0 +1,257 @@
+"""Dynamics on two grids: what moves is followed on the latent's own grid, what it means is decided on a coarse one.
+
+A ball flies in the same way wherever it is, and a network that is the same at every cell (a convolution on the latent's
+own grid) learns that from all places at once. :mod:`dreamgym.models.residual` works on cells of 16 pixels only: inside
+them every place is learned anew. Here two stacks of residual blocks with few channels run on the fine grid, before and
+after one with many channels on a coarse grid, which sees far and knows actions, time and place: a U-Net (Ronneberger et
+al. 2015), as in DIAMOND (Alonso et al. 2024), with two levels. Like those it is shown the last few latents and carries
+nothing else but the clock of :mod:`dreamgym.models.residual`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamgym.errors import ConfigError
+from dreamgym.models.dynamics import Prediction, RewardHead
+from dreamgym.models.joint import JointLatentHead
+from dreamgym.models.losses import NO_REWARD, reward_classes
+from dreamgym.models.residual import REWARDED, ResidualBlock, one_by_one, steps_since
+from dreamgym.replay import LONGEST_ELAPSED
+
+
+@dataclass(frozen=True)
+class MultiscaleConfig:
+    """Settings of the dynamics on two grids.
+
+    Attributes:
+        memory: latents and actions seen, the newest included.
+        fine: channels on the latent's own grid.
+        fine_blocks: residual blocks there, before and again after the coarse ones.
+        embedding: channels in which one latent is shown.
+        channels: on the coarse grid.
+        blocks: residual blocks there.
+        scale: side of the square of latent cells that is one cell of the coarse grid.
+        clock: largest number of steps since the last reward that is told from larger ones.
+        joint: channels of the head that draws a latent's cells in turn (:mod:`dreamgym.models.joint`).
+        least_chance: no code is drawn whose chance, at temperature 1, is less than this share of the likeliest one's.
+        reward_hidden: units of the reward head's linear layer.
+        end_head: whether the end of the episode is predicted.
+        dropout: share of channels that a block does not add, in training.
+        reward_dropout: share of channels that the reward head does not see, in training.
+    """
+
+    memory: int = 4
+    fine: int = 32
+    fine_blocks: int = 1
+    embedding: int = 16
+    channels: int = 96
+    blocks: int = 2
+    scale: int = 4
+    clock: int = 32
+    joint: int = 32
+    least_chance: float = 0.0
+    reward_hidden: int = 128
+    end_head: bool = True
+    dropout: float = 0.0
+    reward_dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("memory", "fine", "embedding", "channels", "scale", "joint", "reward_hidden"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        if min(self.fine_blocks, self.blocks) < 0:
+            raise ConfigError(f"fine_blocks, blocks: expected at least 0, got {self.fine_blocks} and {self.blocks}.")
+        if not 1 <= self.clock <= LONGEST_ELAPSED:
+            # No longer time is ever seen in training.
+            raise ConfigError(f"clock: expected 1 to {LONGEST_ELAPSED}, got {self.clock}.")
+        for name in ("dropout", "reward_dropout", "least_chance"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 0 and less than 1, got {getattr(self, name)}.")
+
+
+class MultiscaleState(NamedTuple):
+    """What was seen and done before the newest latent, and what was made of it."""
+
+    seen: Tensor
+    """(batch, memory - 1, height, width, embedding) float32, oldest first; zeros before the first step."""
+    acted: Tensor
+    """(batch, memory - 1, actions) float32: the actions taken there, one-hot if discrete."""
+    trunk: Tensor
+    """(batch, channels, coarse height, coarse width) float32: the last step's coarse features, before its heads."""
+    elapsed: Tensor
+    """(batch,) int64: steps since the last reward, ``clock`` for that many or more."""
+
+
+class MultiscaleDynamics(nn.Module):
+    """p(z_{t+1}, r_t, d_t | z_{t-k+1..t}, a_{t-k+1..t}) with k = ``memory``."""
+
+    def __init__(
+        self, config: MultiscaleConfig, embedding_shape: tuple[int, int, int], num_codes: int, num_actions: int
+    ) -> None:
+        """Build the network for features of ``embedding_shape``, ``num_codes`` codes and ``num_actions`` actions."""
+        super().__init__()
+        self.config = config
+        self.num_actions = num_actions
+        depth, self._height, self._width = embedding_shape
+        fine, channels, scale = config.fine, config.channels, config.scale
+        if self._height % scale or self._width % scale:
+            raise ConfigError(
+                f"scale: expected a divisor of the latent's {self._height}x{self._width}, got {config.scale}."
+            )
+        if min(self._height, self._width) < 2:
+            raise ConfigError(f"joint: expected latents of at least 2x2 cells, got {self._height}x{self._width}.")
+        self._coarse = self._height // scale, self._width // scale
+        self.embed = nn.Conv2d(depth, config.embedding, 1)
+        self.inputs = nn.Conv2d(config.memory * config.embedding, fine, 3, padding=1)
+        # What was done and what time it is, for every cell alike.
+        self.given = nn.Linear(config.memory * num_actions, fine + channels, bias=False)
+        self.clock = nn.Embedding(config.clock + 1, fine + channels)
+        self.position = nn.Parameter(torch.zeros(1, channels, *self._coarse))
+        self.before = self._blocks(fine, config.fine_blocks)
+        self.down = nn.Conv2d(fine, channels, scale, stride=scale)
+        self.blocks = self._blocks(channels, config.blocks)
+        self.up = nn.Conv2d(channels, fine * scale**2, 1)
+        self.after = self._blocks(fine, config.fine_blocks)
+        # Most cells keep their code: the latent head sees the newest latent besides the features.
+        self.latent_head = nn.Conv2d(fine + config.embedding, config.joint, 1)
+        self.joint = JointLatentHead(config.joint, num_codes, config.least_chance, embedding=16)
+        self.reward_dropout = nn.Dropout2d(config.reward_dropout)
+        self.reward_head = RewardHead(channels, *self._coarse, config.reward_hidden, 3)
+        self.end_head = RewardHead(channels, *self._coarse, 64, 1, channels=8) if config.end_head else None
+        nn.init.normal_(self.clock.weight, std=0.02)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def _blocks(self, channels: int, count: int) -> nn.Sequential:
+        return nn.Sequential(*(ResidualBlock(channels, self.config.dropout) for _ in range(count)))
+
+    @property
+    def looks_back(self) -> int:
+        """Steps before the newest latent that are shown with it."""
+        return self.config.memory - 1
+
+    @property
+    def hidden_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the coarse features."""
+        return self.config.channels, *self._coarse
+
+    def initial_state(
+        self, batch: int, device: torch.device | None = None, elapsed: Tensor | None = None
+    ) -> MultiscaleState:
+        """Nothing seen yet, for ``batch`` sequences; ``elapsed`` (batch,) steps since the last reward, else unknown."""
+        device = device or self.latent_head.weight.device
+        config = self.config
+        longest = torch.full((batch,), config.clock, device=device)
+        return MultiscaleState(
+            torch.zeros(batch, config.memory - 1, self._height, self._width, config.embedding, device=device),
+            torch.zeros(batch, config.memory - 1, self.num_actions, device=device),
+            torch.zeros(batch, *self.hidden_shape, device=device),
+            longest if elapsed is None else torch.minimum(elapsed.to(longest), longest),
+        )
+
+    def hidden(self, state: MultiscaleState) -> Tensor:
+        """The coarse features at the last step, (batch, channels, height, width)."""
+        return state.trunk
+
+    def step(self, features: Tensor, action: Tensor, state: MultiscaleState) -> tuple[Prediction, MultiscaleState]:
+        """One step: a sequence of length one.
+
+        Args:
+            features: (batch, channels, height, width), the embedding of z_t.
+            action: (batch,) int64, or (batch, num_actions) float32 if continuous.
+            state: what was seen before.
+
+        Returns:
+            (prediction of z_{t+1}, r_t and d_t, state after this step).
+        """
+        prediction, state = self.sequence(features[:, None], action[:, None], state)
+        return Prediction(*(tensor[:, 0] for tensor in prediction)), state
+
+    def sequence(
+        self,
+        features: Tensor,
+        actions: Tensor,
+        state: MultiscaleState,
+        rewards: Tensor | None = None,
+        ends: Tensor | None = None,
+    ) -> tuple[Prediction, MultiscaleState]:
+        """Predict every step of a window from the true features and actions up to it.
+
+        Args:
+            features: (batch, time, channels, height, width).
+            actions: (batch, time) int64, or (batch, time, num_actions) float32.
+            state: before the first step.
+            rewards: (batch, time), which set the clock back; without them the predicted ones do.
+            ends: (batch, time) bool, part of the seam; this model does not feed them back.
+
+        Returns:
+            (prediction with leading axes (batch, time), state after the last step).
+        """
+        batch, time = features.shape[:2]
+        if rewards is None and time > 1:
+            return one_by_one(self.sequence, features, actions, state)
+        config = self.config
+        rewarded = None if rewards is None else reward_classes(rewards) != NO_REWARD
+        elapsed = steps_since(state.elapsed, rewarded, time, config.clock)
+        embedded, seen, acted = self._take_in(features, actions, state)
+        shown, done = (
+            torch.cat([values[:, lag : lag + time] for lag in range(config.memory)], dim=-1).flatten(0, 1)
+            for values in (seen, acted)
+        )
+        given = self.given(done) + self.clock(elapsed[:, :time].flatten())
+        given = given[:, :, None, None].to(embedded.dtype)
+        fine = self.before(self.inputs(shown.permute(0, 3, 1, 2)) + given[:, : config.fine])
+        trunk = F.relu(self.blocks(self.down(F.relu(fine)) + self.position + given[:, config.fine :]))
+        fine = F.relu(self.after(fine + _spread(self.up(trunk), config.scale)))
+        latent = self.latent_head(torch.cat([fine, embedded], dim=1)).float()
+        heads = latent, self.reward_head(self.reward_dropout(trunk)).float(), self._end_logits(trunk).float()
+        prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
+        if rewards is None:
+            chances = torch.softmax(prediction.reward_logits.detach(), dim=-1)
+            elapsed = steps_since(state.elapsed, 1 - chances[..., NO_REWARD] > REWARDED, time, config.clock)
+        last = trunk.unflatten(0, (batch, time))[:, -1].float()
+        return prediction, MultiscaleState(seen[:, time:].float(), acted[:, time:], last, elapsed[:, time])
+
+    def remember(self, features: Tensor, actions: Tensor, state: MultiscaleState, rewards: Tensor) -> MultiscaleState:
+        """The state after a window, as :meth:`sequence` leaves it but for ``trunk``, without predicting anything."""
+        kept, time = self.looks_back, features.shape[1]
+        _, seen, acted = self._take_in(features, actions, state)
+        elapsed = steps_since(state.elapsed, reward_classes(rewards) != NO_REWARD, time, self.config.clock)
+        last = slice(seen.shape[1] - kept, None)
+        return MultiscaleState(seen[:, last].float(), acted[:, last], state.trunk, elapsed[:, time])
+
+    def _take_in(self, features: Tensor, actions: Tensor, state: MultiscaleState) -> tuple[Tensor, Tensor, Tensor]:
+        """A window as it is shown, (batch * time, embedding, height, width); after the state's, what was seen and done.
+
+        (batch, memory - 1 + time, height, width, embedding) and (batch, memory - 1 + time, actions).
+        """
+        embedded = self.embed(features.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        # Channels last: (batch, time, height, width, channels).
+        new = embedded.permute(0, 2, 3, 1).unflatten(0, features.shape[:2])
+        taken = actions if actions.is_floating_point() else F.one_hot(actions, self.num_actions)
+        seen = torch.cat([state.seen.to(new.dtype), new], dim=1)
+        return embedded, seen, torch.cat([state.acted, taken.to(state.acted.dtype)], dim=1)
+
+    def _end_logits(self, trunk: Tensor) -> Tensor:
+        if self.end_head is None:
+            return torch.full((len(trunk),), -torch.inf, device=trunk.device)
+        return self.end_head(trunk)[:, 0]
+
+    def latent_logits(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """Scores (..., codes, height, width) of the next latent's cells; ``latents`` shows the groups drawn before."""
+        flat = self.joint.logits(prediction.latent.flatten(0, -4), latents.flatten(0, -3))
+        return flat.unflatten(0, latents.shape[:-2])
+
+    def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """Draw the next latent (batch, height, width)."""
+        return self.joint.draw(prediction.latent, uniforms, temperature)
+
+
+def _spread(outputs: Tensor, side: int) -> Tensor:
+    """(count, channels * side^2, h, w) to (count, channels, h * side, w * side), channels last in memory."""
+    rows = outputs.permute(0, 2, 3, 1).unflatten(-1, (side, side, -1))
+    return rows.transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
