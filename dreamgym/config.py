@@ -9,8 +9,8 @@ from dreamgym.errors import CheckpointError, ConfigError
 from dreamgym.fit import FitConfig
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
+from dreamgym.models.multiscale import MultiscaleConfig
 from dreamgym.models.quantizer import QuantizerConfig
-from dreamgym.models.residual import ResidualConfig
 from dreamgym.real import resolve_game
 from dreamgym.world_model import DynamicsConfig
 
@@ -294,13 +294,24 @@ def _laptop() -> RunConfig:
         dynamics_updates=(2_500, 1_000),
         # A dream of little experience is too easy to win in: more imagined steps as it grows true.
         imagined_steps=(30_000,) * 5 + (60_000,) * 5 + (120_000,),
-        codec=VQVAEConfig(width=16, stages=3, quantizer=QuantizerConfig(num_codes=64)),
-        dynamics=ResidualConfig(clock=32, joint=64, least_chance=0.05, dropout=0.0),
+        # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
+        codec=VQVAEConfig(
+            frame_size=112,
+            frame_width=80,
+            width=16,
+            stages=2,
+            stage_kernel=2,
+            pictures=True,
+            quantizer=QuantizerConfig(num_codes=128, dead_below=0.002),
+        ),
+        dynamics=MultiscaleConfig(fine=32, channels=64, blocks=1, joint=48, least_chance=0.05),
         collect=CollectConfig(first_steps=12_800, steps=3_050),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
         fit=FitConfig(
             dynamics_optimizer="muon",
-            dynamics_batch_size=8,
+            # Three steps shown and two predicted: as many different moments as the batch can hold.
+            dynamics_batch_size=32,
+            sequence_length=5,
             dynamics_learning_rate=2e-3,
             reward_learning_rate=2e-3,
             final_rate=0.05,
@@ -323,13 +334,12 @@ def _gpu() -> RunConfig:
         codec_updates=(4_000, 0),
         dynamics_updates=(4_000, 2_500),
         imagined_steps=(1_000_000,),
-        codec=replace(laptop.codec, width=32, quantizer=QuantizerConfig(num_codes=128)),
+        codec=replace(laptop.codec, width=32, quantizer=replace(laptop.codec.quantizer, num_codes=256)),
         dynamics=replace(
-            laptop.dynamics, channels=256, blocks=4, embedding=128, reward_hidden=512, joint=128, dropout=0.1
+            laptop.dynamics, fine=64, fine_blocks=2, embedding=32, channels=256, blocks=2, reward_hidden=512, joint=128
         ),
         collect=CollectConfig(),
-        # Many more passes over the same steps than laptop's.
-        fit=replace(laptop.fit, codec_batch_size=128, dynamics_batch_size=128, sequence_length=24, code_noise=0.1),
+        fit=replace(laptop.fit, codec_batch_size=128, dynamics_batch_size=1_024),
         dream=replace(laptop.dream, num_envs=512, start_states=8192),
         ppo=PPOConfig(n_steps=25, batch_size=1_600),
     )

@@ -26,7 +26,7 @@ from dreamgym.cli import COMMANDS, main
 from dreamgym.config import RunConfig, make_config
 from dreamgym.evaluate import Score
 from dreamgym.models.dynamics import ConvLSTMConfig
-from dreamgym.models.residual import ResidualConfig
+from dreamgym.models.multiscale import MultiscaleConfig
 from dreamgym.run_folder import RunFolder
 
 FIGURES = {"encoder": 2_012_160, "decoder": 2_076_132, "codebook": 4_096, "dynamics": 6_552_547, "policy": 1_303_571}
@@ -215,7 +215,7 @@ def test_settings_of_the_dynamics_are_options_of_the_presets_kind(asked: list[Ru
     assert main(["train", "--resume", "--out", out]) == 0
     assert main(["train", "--preset", "smoke", "--dynamics.hidden", "4", "--out", f"{out}2"]) == 0
     expected = dataclasses.replace(make_config("laptop").dynamics, channels=32, end_head=False)
-    assert isinstance(expected, ResidualConfig)
+    assert isinstance(expected, MultiscaleConfig)
     assert [config.dynamics for config in asked[:2]] == [expected, expected]
     assert asked[2].dynamics == dataclasses.replace(make_config("smoke").dynamics, hidden=4)
     assert isinstance(asked[2].dynamics, ConvLSTMConfig)
@@ -229,9 +229,9 @@ def test_the_kind_of_the_dynamics_is_an_option_of_its_own(
     assert main([*command, "--out", out]) == 0
     assert main(["train", "--resume", "--out", out]) == 0
     assert asked == [dataclasses.replace(make_config("laptop"), dynamics=ConvLSTMConfig(hidden=16))] * 2
-    assert main(["train", "--resume", "--dynamics.kind", "ResidualConfig", "--out", out]) == 2
-    assert "dynamics.kind: 'ConvLSTMConfig' / 'ResidualConfig'" in capsys.readouterr().err
-    same = ["train", "--preset", "laptop", "--dynamics.kind", "ResidualConfig", "--out", f"{out}2"]
+    assert main(["train", "--resume", "--dynamics.kind", "MultiscaleConfig", "--out", out]) == 2
+    assert "dynamics.kind: 'ConvLSTMConfig' / 'MultiscaleConfig'" in capsys.readouterr().err
+    same = ["train", "--preset", "laptop", "--dynamics.kind", "MultiscaleConfig", "--out", f"{out}2"]
     assert main(same) == 0
     assert asked[-1] == make_config("laptop")
 

@@ -37,6 +37,7 @@ from dreamgym.latents import encode_replay
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
 from dreamgym.models.quantizer import QuantizerConfig
+from dreamgym.models.residual import ResidualConfig
 from dreamgym.pong import ball_survival
 from dreamgym.provenance import code_version
 from dreamgym.real import make_game_env
@@ -99,60 +100,58 @@ def but(**changes: Any) -> Change:
     return lambda config: replace(config, **{name: new(getattr(config, name), changes[name]) for name in changes})
 
 
-_CODES_128, _PATCH_CODES = QuantizerConfig(num_codes=128), QuantizerConfig(num_codes=256, dead_below=0.002)
-_PUBLISHED = replace(VQVAEConfig.published(), width=16)
+_FRAME: dict[str, Any] = {"frame_size": 112, "frame_width": 80}
+_WIDE_CODES = {"stages": 3, "stage_kernel": 4, "pictures": False, "quantizer": QuantizerConfig(num_codes=64)}
+_PATCH_CODES = {"stages": 3, "quantizer": QuantizerConfig(num_codes=256, dead_below=0.002)}
+_PUBLISHED = replace(VQVAEConfig.published(), width=16, **_FRAME)
+_ONE_GRID = ResidualConfig(clock=32, joint=64, least_chance=0.05, dropout=0.0)
+_NARROW = {"fine": 24, "joint": 32, "embedding": 12}
+_WINDOWS = {"dynamics_batch_size": 8, "sequence_length": 16}
 _BALANCED = {"windows": "balanced"}
-_LSTM = ConvLSTMConfig(hidden=64, kernel=3, reward_hidden=128, latent_skip=True, patch=2)
+_LSTM = ConvLSTMConfig(hidden=64, kernel=3, reward_hidden=128, latent_skip=True, patch=4)
 _ADAMW_RATES = {"dynamics_learning_rate": 1e-3, "reward_learning_rate": 1e-3}
 _LSTM_RATES = {"dynamics_learning_rate": 3e-3, "reward_learning_rate": 3e-3}
 
 ROWS = {
     "laptop": Row("the recipe itself", but()),
     # The codec.
-    "6x6": Row(
-        "36 cells of 16 px and 128 codes: less to predict, more for a code to tell",
-        but(codec={"stages": 4, "quantizer": _CODES_128}, dynamics={"patch": 1}),
+    "wide-codes": Row(
+        "64 codes of 8 px that see 22 px, one grid of 16 px, windows of 16 steps: the recipe before, but for the frames",
+        but(codec=_WIDE_CODES, dynamics=_ONE_GRID, fit=_WINDOWS),
     ),
-    "patches": Row(
-        "codes that see their own 8 px and nothing beside them, 256 of them, fewer of them re-seeded",
-        but(codec={"stage_kernel": 2, "quantizer": _PATCH_CODES}),
-    ),
-    "codes128": Row("twice as many codes", but(codec={"quantizer": _CODES_128})),
+    "codes8": Row("codes that see their own 8 px, 256 of them", but(codec=_PATCH_CODES, dynamics={"scale": 2})),
+    "codes64": Row("half as many codes", but(codec={"quantizer": QuantizerConfig(num_codes=64, dead_below=0.002)})),
+    "no-pictures": Row("codes have no pictures of their own", but(codec={"pictures": False})),
     "no-foreground": Row(
         "all pixels weigh alike and the decoder knows no background: the paper's loss",
         but(codec={"foreground_weight": 0.0, "pixel_bias": False}),
     ),
     "published-codec": Row(
-        "the paper's codec and codebook at this width: four stacked frames, 6x6 codes that see the whole screen",
-        but(codec=_PUBLISHED, fit={"unquantized_updates": 0}, dynamics={"patch": 1}, dream={"latent_stack": 1}),
+        "the paper's codec and codebook at this width: four stacked frames, 7x5 codes that see the whole screen",
+        but(codec=_PUBLISHED, fit={"unquantized_updates": 0}, dynamics={"scale": 1}, dream={"latent_stack": 1}),
     ),
     # The dynamics.
     "lstm": Row(
         "a convolutional LSTM, as in the paper, at the rate that suits it",
-        but(dynamics=_LSTM, fit={"dynamics_optimizer": "adamw", "dynamics_batch_size": 32, **_LSTM_RATES}),
+        but(dynamics=_LSTM, fit={**_WINDOWS, "dynamics_optimizer": "adamw", "dynamics_batch_size": 32, **_LSTM_RATES}),
     ),
-    "independent": Row("every cell of a latent drawn on its own", but(dynamics={"joint": 0})),
-    "independent-cold": Row(
-        "the same, at temperature 0.1, with which independent cells cohere better",
-        but(dynamics={"joint": 0}, dream={"temperature": 0.1}),
-    ),
+    "one-grid": Row("blocks on the coarse grid alone", but(dynamics=replace(_ONE_GRID, patch=4))),
     "every-code": Row("also the least likely codes are drawn", but(dynamics={"least_chance": 0.0})),
-    "no-clock": Row("no clock of the steps since the last reward", but(dynamics={"clock": 0})),
+    "short-clock": Row("a clock that stops after four steps", but(dynamics={"clock": 4})),
     "memory2": Row("two latents seen instead of four", but(dynamics={"memory": 2})),
     "memory8": Row("eight latents seen instead of four", but(dynamics={"memory": 8})),
-    "narrow": Row("half the channels: more updates, cheaper ones", but(dynamics={"channels": 64})),
-    "blocks6": Row("twice as many blocks: fewer updates, dearer ones", but(dynamics={"blocks": 6})),
+    "narrow": Row("a quarter less of everything: more updates, cheaper ones", but(dynamics=_NARROW)),
+    "fine-blocks2": Row("twice as many blocks on the fine grid", but(dynamics={"fine_blocks": 2})),
+    "blocks3": Row("three times as many blocks on the coarse grid", but(dynamics={"blocks": 3})),
     # Fitting the dynamics.
     "balanced": Row("windows drawn evenly, whatever their loss, those with a reward more often", but(fit=_BALANCED)),
     "uniform": Row(
         "windows drawn uniformly, those with a reward no more often",
         but(fit={"windows": "uniform", "event_priority": 1.0}),
     ),
-    "short-windows": Row(
-        "twice as many windows, half as long", but(fit={"sequence_length": 8, "dynamics_batch_size": 16})
-    ),
+    "long-windows": Row("five windows of 16 steps", but(fit={"sequence_length": 16, "dynamics_batch_size": 5})),
     "adamw": Row("AdamW for all weights", but(fit={"dynamics_optimizer": "adamw", **_ADAMW_RATES})),
-    "batch512": Row("four times the batch, so fewer updates", but(fit={"dynamics_batch_size": 32})),
+    "batch128": Row("four times the batch, so fewer updates", but(fit={"dynamics_batch_size": 128})),
     "no-code-noise": Row("no code that is shown to the dynamics is swapped", but(fit={"code_noise": 0.0})),
     "code-noise": Row("five times as many of the codes shown are swapped", but(fit={"code_noise": 0.1})),
     "dropout": Row("a tenth of each block's channels dropped in training", but(dynamics={"dropout": 0.1})),
@@ -181,7 +180,7 @@ class Ablation:
         if self.base.fit.interleaved:
             raise ConfigError(f"--preset: expected one that fits codec and dynamics apart, got {args.preset}.")
         self.replay, self.held_out = split_episodes(Replay.load(run.replay), np.random.default_rng(0))
-        env = make_game_env(self.base.game, size=self.base.codec.frame_size)
+        env = make_game_env(self.base.game, size=self.base.codec.screen)
         self.num_actions = int(getattr(env.action_space, "n", 0))
         env.close()
         budgets = ("preset", "codec_seconds", "dynamics_seconds", "policy_seconds", "episodes", "starts")
