@@ -116,7 +116,7 @@ ROWS = {
     "laptop": Row("the recipe itself", but()),
     # The codec.
     "wide-codes": Row(
-        "64 codes of 8 px that see 22 px, one grid of 16 px, windows of 16 steps: the recipe before, but for the frames",
+        "64 codes of 8 px that see 22 px, one grid of 16 px, windows of 16 steps: the recipe before but for frames",
         but(codec=_WIDE_CODES, dynamics=_ONE_GRID, fit=_WINDOWS),
     ),
     "codes8": Row("codes that see their own 8 px, 256 of them", but(codec=_PATCH_CODES, dynamics={"scale": 2})),
