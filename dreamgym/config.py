@@ -283,7 +283,7 @@ def _quick() -> RunConfig:
 
 
 def _laptop() -> RunConfig:
-    """A sitting on two cores: networks of half the paper's width, a lighter policy."""
+    """A sitting on two cores: small networks, a light policy."""
     return RunConfig(
         preset="laptop",
         network="light",
@@ -324,12 +324,11 @@ def _laptop() -> RunConfig:
 
 
 def _gpu() -> RunConfig:
-    """The recipe of ``laptop`` in networks of the paper's size and with its number of rounds, for a graphics card."""
+    """The recipe of ``laptop`` in larger networks and with the paper's number of rounds, for a graphics card."""
     laptop = _laptop()
     return replace(
         laptop,
         preset="gpu",
-        network="paper",
         rounds=15,
         codec_updates=(4_000, 0),
         dynamics_updates=(4_000, 2_500),

@@ -46,7 +46,7 @@ class FitConfig:
         codec_warmup_learning_rate: the same in the first round, when the codec starts from nothing.
         unquantized_updates: first codec updates of a run without quantisation.
         dynamics_batch_size: windows in a dynamics update.
-        sequence_length: steps in a window.
+        sequence_length: steps in a window, those included that some dynamics are only shown (``looks_back``).
         dynamics_optimizer: "adamw", or "muon" for the weight matrices with AdamW for what is left.
         dynamics_learning_rate: of AdamW, at the start of a round.
         reward_learning_rate: of the reward head.
@@ -173,6 +173,11 @@ class Fitter:
         self.codec_updates = 0
         self.dynamics_updates = 0
         self._latents = LatentCache(world_model)
+        if config.sequence_length <= world_model.dynamics.looks_back:
+            raise ConfigError(
+                f"sequence_length: expected more than the {world_model.dynamics.looks_back} steps that dynamics are "
+                f"only shown, got {config.sequence_length}."
+            )
         cell = world_model.config.codec.cell
         if config.shift and cell % config.shift_step:
             raise ConfigError(
@@ -312,7 +317,7 @@ class Fitter:
             return {}
         new = np.arange(max(0, first - length), len(replay))
         # The first steps of a window are only shown.
-        stride = max(1, length - self.world_model.dynamics.looks_back)
+        stride = length - self.world_model.dynamics.looks_back
         # Nothing behind an episode's end can be predicted from before it.
         starts = np.unique(np.append(new[::stride], new[replay.first_at(new)]).clip(max=len(replay) - 1 - length))
         for chosen in np.array_split(starts, math.ceil(len(starts) / self.config.dynamics_batch_size)):
@@ -434,16 +439,16 @@ class Fitter:
         config = self.config
         length = config.sequence_length + 1
         kind = config.windows
+        shown = self.world_model.dynamics.looks_back
         if kind == "epoch":
-            batches = _epochs(replay, config.dynamics_batch_size, length, rng)
+            batches = _epochs(replay, config.dynamics_batch_size, length, rng, shown)
             return lambda: next(batches)
         if kind == "surprise":
             self._surprise.follow(replay)
-            shown = min(self.world_model.dynamics.looks_back, length - 2)
             return lambda: self._surprise.draw(replay, config.dynamics_batch_size, length, rng, shown)
         prioritised = config.event_priority > 1
         if prioritised:
-            replay.prioritise_events(length - 1, config.event_priority)
+            replay.prioritise_events(length - 1, config.event_priority, shown)
         return lambda: replay.sample_windows(
             config.dynamics_batch_size,
             length,
@@ -479,7 +484,7 @@ def dynamics_loss(
     device = world_model.device
     inputs = windows.indices[:, :-1]
     # A dream begins with a context: what would be learned without one, guessing how things move, is of no use there.
-    back = min(world_model.dynamics.looks_back, inputs.shape[1] - 1)
+    back = world_model.dynamics.looks_back
     mask = torch.as_tensor(windows.mask, device=device)
     valid, next_valid = mask[:, back:-1], mask[:, back + 1 :]
     weights = torch.as_tensor(windows.weights, device=device, dtype=torch.float32)
@@ -568,12 +573,14 @@ def _roll(
     return Prediction(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
 
 
-def _epochs(replay: Replay, batch_size: int, length: int, rng: np.random.Generator) -> Iterator[Windows]:
-    """Windows that tile the replay, each once an epoch in random order, with a random offset (Sect. 3.3.2)."""
-    stride = length - 1
+def _epochs(
+    replay: Replay, batch_size: int, length: int, rng: np.random.Generator, shown: int = 0
+) -> Iterator[Windows]:
+    """Windows whose targets tile the replay, each once an epoch in random order, with a random offset (Sect. 3.3.2)."""
+    stride = length - 1 - shown
     while True:
-        offset = int(rng.integers(min(stride, len(replay) - stride)))
-        starts = rng.permutation(np.arange(offset, len(replay) - stride, stride))
+        offset = int(rng.integers(min(stride, len(replay) - length + 1)))
+        starts = rng.permutation(np.arange(offset, len(replay) - length + 1, stride))
         for i in range(0, len(starts), batch_size):
             yield replay.windows_from(starts[i : i + batch_size], length)
 

@@ -32,7 +32,7 @@ class ObservationBuilder:
     =============  ==========================================  ===================================================
     ``embedding``  float32 (stack * channels, height, width)   the codes' embeddings, oldest latent first
     ``codes``      uint8 (height * width, stack)               the indices themselves: 128 times fewer bytes
-    ``pixels``     uint8 (stack * frame channels, 96, 96)      the decoded frames, for ``CnnPolicy``
+    ``pixels``     uint8 (stack * frame channels, H, W)        the decoded frames, for ``CnnPolicy``
     =============  ==========================================  ===================================================
 
     With ``hidden_state`` the space is a Dict: ``observation`` as above and ``hidden`` float32 (hidden channels, height,

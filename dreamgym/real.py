@@ -164,8 +164,8 @@ def make_game_env(
             `noop_max`.
         size: side of an observation in pixels, onto which the screen is resized by area (the paper's 96). Or (height,
             width): every side of the screen is divided by the same whole number, the smallest that makes it fit, and
-            what is left below and beside it is black. Then what moves keeps its shape, as games move things by whole
-            pixels: (112, 80) shows 210 x 160 pixels at half their size.
+            what is left below and beside it is black. Where that leaves no rest what moves keeps its shape, as games
+            move things by whole pixels: (112, 80) shows 210 x 160 pixels at half their size.
         frame_skip: emulator frames a step.
         max_episode_steps: steps after which an episode is truncated; an environment's own limit holds if it is shorter.
         render_mode: ``None``, ``"rgb_array"`` or ``"human"``: the game's own screen.

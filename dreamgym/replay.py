@@ -271,12 +271,12 @@ class Replay:
             raise InvalidInputError(f"factor: expected positive finite numbers, got {factor!r}.")
         self._starts.set_factors(self._slots(chosen).ravel(), factors.ravel())
 
-    def prioritise_events(self, length: int, factor: float) -> None:
+    def prioritise_events(self, length: int, factor: float, shown: int = 0) -> None:
         """Draw windows in which something happens `factor` times as often as the others.
 
-        Something happens in a window if one of its `length` records, before its episode ends, has a reward other than
-        zero, a termination, or a lost life (the end of an episode as far as fitting goes). All other priorities become
-        1. O(len); call it once before each fit.
+        Something happens in a window if one of its `length` records but the first `shown`, before its episode ends,
+        has a reward other than zero, a termination, or a lost life (the end of an episode as far as fitting goes). All
+        other priorities become 1. O(len); call it once before each fit.
 
         Raises:
             InvalidInputError: a length below 1, or a factor that is not positive and finite.
@@ -288,6 +288,7 @@ class Replay:
         every = np.arange(self._size)
         event = (self.rewards_at(every) != 0) | self.terminated_at(every) | self.life_lost_at(every)
         upcoming = np.minimum.accumulate(np.where(event, every, self._size)[::-1])[::-1]
+        upcoming = np.append(upcoming, np.full(shown, self._size))[shown:]
         same_episode = self._episode_start(np.minimum(upcoming, self._size - 1)) == self._episode_start(every)
         eventful = (upcoming < np.minimum(every + length, self._size)) & same_episode
         self._starts.set_all_factors(self._slots(every), np.where(eventful, float(factor), 1.0))

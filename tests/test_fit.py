@@ -140,6 +140,12 @@ def test_the_step_that_ends_an_episode_teaches_its_reward_and_its_end_but_no_lat
     assert metrics["reward"] > 0 and metrics["end"] > 0.3
 
 
+def test_a_window_must_be_longer_than_what_is_only_shown():
+    config = WorldModelConfig(codec=VQVAEConfig(width=2), dynamics=MultiscaleConfig(memory=6, scale=2, channels=4))
+    with pytest.raises(ConfigError, match="sequence_length: expected more than the 5 steps"):
+        Fitter(WorldModel(config, seed=0), FitConfig(sequence_length=5))
+
+
 @pytest.mark.parametrize(
     ("dynamics", "shown"), [(None, 0), (RESIDUAL, 0), (MULTISCALE, 2)], ids=["recurrent", "residual", "two grids"]
 )

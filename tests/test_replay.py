@@ -375,18 +375,20 @@ def test_weights_undo_the_priorities_but_not_the_balancing() -> None:
     assert np.allclose(weighted, balance / balance.sum(), atol=0.01)
 
 
+@pytest.mark.parametrize("shown", [0, 2])
 @given(episodes_strategy, capacity_strategy, st.integers(1, 9))
 def test_events_ahead_in_the_episode_make_a_start_more_likely(
-    episodes: list[tuple[int, str]], capacity: int, length: int
+    shown: int, episodes: list[tuple[int, str]], capacity: int, length: int
 ) -> None:
     replay, reference = build(episodes, capacity)
     replay.set_priority(np.arange(len(replay)), 77.0)
-    replay.prioritise_events(length, 4.0)
+    replay.prioritise_events(length, 4.0, shown)
     factors = replay._starts._factors[replay._slots(np.arange(len(replay)))]
     for index, factor in enumerate(factors):
         window = reference.held[index : index + length]
         window = [record for record in window if record["episode"] == reference.held[index]["episode"]]
-        eventful = any(record["reward"] or record["terminated"] or record["life_lost"] for record in window)
+        counted = window[shown:]
+        eventful = any(record["reward"] or record["terminated"] or record["life_lost"] for record in counted)
         assert factor == (4.0 if eventful else 1.0)
 
 

@@ -94,6 +94,8 @@ class VQVAEConfig:
         pixel_bias: a bias per pixel in the decoder, set to the background's logits before the first fit.
         pictures: whether a code also has a picture of its cell that is added to what the decoder makes of it and its
             neighbours: where a code sees its own cell alone, that is sharp after fewer updates.
+        bounded: whether black and white are taken for half a grey level less: the likelihood of an exact 0 or 1 has no
+            upper bound. False is the paper's loss.
     """
 
     frame_stack: int = 1
@@ -110,6 +112,7 @@ class VQVAEConfig:
     foreground_threshold: float = 0.06
     pixel_bias: bool = True
     pictures: bool = False
+    bounded: bool = True
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -146,7 +149,14 @@ class VQVAEConfig:
     def published(cls, frame_stack: int = 4) -> "VQVAEConfig":
         """The networks and loss of the paper, with the codebook of the released code."""
         quantizer = QuantizerConfig(dead_below=0.0, released_bias=True)
-        return cls(frame_stack, residual_kernel=3, quantizer=quantizer, foreground_weight=0.0, pixel_bias=False)
+        return cls(
+            frame_stack,
+            residual_kernel=3,
+            quantizer=quantizer,
+            foreground_weight=0.0,
+            pixel_bias=False,
+            bounded=False,
+        )
 
 
 class Encoder(nn.Sequential):
@@ -263,8 +273,8 @@ class VQVAE(nn.Module):
         features = outputs + (codes - outputs).detach() if quantized else outputs
         weights = self._pixel_weights(targets, previous, shifts)
         logits = self._logits(features, shifts)
-        # Half a grey level inside the interval: the density of an exact 0 or 1 has no upper bound.
-        likelihood = weights * continuous_bernoulli_nll(logits, targets.clamp(1 / 510, 509 / 510))
+        likely = targets.clamp(1 / 510, 509 / 510) if self.config.bounded else targets
+        likelihood = weights * continuous_bernoulli_nll(logits, likely)
         reconstruction = likelihood.sum(dim=(1, 2, 3)).mean()
         # Not the likelihood: that of a grey pixel is worse than a black one's however well both are shown.
         errors = weights * (continuous_bernoulli_mean(logits.detach()) - targets).square()

@@ -29,8 +29,8 @@ class Trunk(nn.Module):
     def from_codes(self, codes: torch.Tensor, codebook: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """The same from stacked codes: a 1x1 convolution of an embedding is a look-up in a small table.
 
-        Most cells of most observations show the same background. What all cells of the first observation come to is
-        looked up once; of the others only those that differ from it are.
+        Most cells of most observations show the same background. On a CPU what all cells of the first observation come
+        to is looked up once, and of the others only those that differ from it: the same up to rounding.
 
         Args:
             codes: (batch, height * width, stack), any number type, indices of codes, oldest latent first.
@@ -45,6 +45,14 @@ class Trunk(nn.Module):
         assert isinstance(first, nn.Conv2d)
         weight = first.weight.flatten(1).unflatten(1, (stack, codebook.shape[1]))
         tables = torch.einsum("nc,osc->sno", codebook, weight)
+        if codes.device.type != "cpu":
+            # Counting what differs would wait for the device.
+            every = codes.long()
+            maps = sum(
+                (F.embedding(every[..., k], tables[k]) for k in range(1, stack)), F.embedding(every[..., 0], tables[0])
+            )
+            maps = maps if first.bias is None else maps + first.bias
+            return self.body[1:](maps.view(batch, *grid, -1).permute(0, 3, 1, 2))
         first_codes = codes[0].long()
         base = sum((F.embedding(first_codes[:, k], tables[k]) for k in range(1, stack)), tables[0][first_codes[:, 0]])
         if first.bias is not None:

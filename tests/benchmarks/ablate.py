@@ -116,7 +116,7 @@ ROWS = {
     "laptop": Row("the recipe itself", but()),
     # The codec.
     "wide-codes": Row(
-        "64 codes of 8 px that see 22 px, one grid of 16 px, windows of 16 steps: the recipe before but for frames",
+        "64 codes of 8 px that see 22 px, one grid of 16 px, windows of 16 steps: near to the recipe before",
         but(codec=_WIDE_CODES, dynamics=_ONE_GRID, fit=_WINDOWS),
     ),
     "codes8": Row("codes that see their own 8 px, 256 of them", but(codec=_PATCH_CODES, dynamics={"scale": 2})),
@@ -135,11 +135,11 @@ ROWS = {
         "a convolutional LSTM, as in the paper, at the rate that suits it",
         but(dynamics=_LSTM, fit={**_WINDOWS, "dynamics_optimizer": "adamw", "dynamics_batch_size": 32, **_LSTM_RATES}),
     ),
-    "one-grid": Row("blocks on the coarse grid alone", but(dynamics=replace(_ONE_GRID, patch=4))),
+    "one-grid": Row("blocks on the coarse grid alone", but(dynamics=replace(_ONE_GRID, patch=4), fit=_WINDOWS)),
     "every-code": Row("also the least likely codes are drawn", but(dynamics={"least_chance": 0.0})),
     "short-clock": Row("a clock that stops after four steps", but(dynamics={"clock": 4})),
-    "memory2": Row("two latents seen instead of four", but(dynamics={"memory": 2})),
-    "memory8": Row("eight latents seen instead of four", but(dynamics={"memory": 8})),
+    "memory2": Row("two latents seen instead of four", but(dynamics={"memory": 2}, fit={"sequence_length": 3})),
+    "memory8": Row("eight latents seen instead of four", but(dynamics={"memory": 8}, fit={"sequence_length": 9})),
     "narrow": Row("a quarter less of everything: more updates, cheaper ones", but(dynamics=_NARROW)),
     "fine-blocks2": Row("twice as many blocks on the fine grid", but(dynamics={"fine_blocks": 2})),
     "blocks3": Row("three times as many blocks on the coarse grid", but(dynamics={"blocks": 3})),

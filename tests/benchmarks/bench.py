@@ -56,8 +56,8 @@ class Bench:
         self.config = config
         self.device = device
         self.args = args
-        env = make_game_env(config.game, size=config.codec.frame_size)
-        self.replay = Replay(args.steps, (config.codec.frame_size,) * 2)
+        env = make_game_env(config.game, size=config.codec.screen)
+        self.replay = Replay(args.steps, config.codec.frame)
         session = GameSession(env, self.replay, lambda episode: episode)
         started = time.perf_counter()
         collect_random(session, args.steps, RandomPolicy(env.action_space, 0), progress=False)
@@ -120,7 +120,7 @@ class Bench:
                 lambda: fitter.fit_codec(self.replay, updates, rng, generator, progress=False),
             ),
             "dynamics training, frames": self.rate(
-                updates * fit.dynamics_batch_size * fit.sequence_length,
+                updates * fit.dynamics_batch_size * (fit.sequence_length - self.model.dynamics.looks_back),
                 lambda: fitter.fit_dynamics(self.replay, latents, updates, rng, generator, progress=False),
             ),
         }
