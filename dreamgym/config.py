@@ -81,6 +81,7 @@ class DreamConfig:
         reward: "expected" or "sampled".
         temperature: of the next latent's distribution.
         start_states: real moments a round's dreams may start from.
+        newest_share: share of them that is drawn from the newest quarter of the experience: where the policy is now.
         stagger: spread the first ages over the horizon, so that not all dreams end in one step.
     """
 
@@ -92,10 +93,13 @@ class DreamConfig:
     reward: Literal["expected", "sampled"] = "expected"
     temperature: float = 1.0
     start_states: int = 2048
+    newest_share: float = 0.0
     stagger: bool = True
 
     def __post_init__(self) -> None:
         """Check the numbers that are used late."""
+        if not 0 <= self.newest_share <= 1:
+            raise ConfigError(f"newest_share: expected 0 to 1, got {self.newest_share}.")
         _at_least(1, context=self.context, start_states=self.start_states, num_envs=self.num_envs, horizon=self.horizon)
 
 
@@ -142,6 +146,7 @@ class EvaluateConfig:
         record_episodes: least number of real episodes of each measurement that are held out: kept, raw, and never
             fitted to; more are where less than 5 % of the run's real episodes would be. 0 keeps none.
         fidelity_episodes: newest held-out episodes that the dream's fidelity is measured on.
+        fidelity_horizon: steps that the dream is left to itself there.
         fidelity_starts: windows of them, drawn uniformly; up to 5/8 as many are drawn for the events they hold.
     """
 
@@ -152,6 +157,7 @@ class EvaluateConfig:
     dream_episodes: int = 64
     record_episodes: int = 4
     fidelity_episodes: int = 8
+    fidelity_horizon: int = 25
     fidelity_starts: int = 128
 
     def __post_init__(self) -> None:
@@ -288,12 +294,12 @@ def _laptop() -> RunConfig:
         preset="laptop",
         network="light",
         # Short rounds: the policy goes where the dream is wrong, and the sooner it is told, the less it learns of that.
-        rounds=30,
+        rounds=14,
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(800, 0),
-        dynamics_updates=(2_500, 1_000),
+        dynamics_updates=(2_500, 550),
         # A dream of little experience is too easy to win in: more imagined steps as it grows true.
-        imagined_steps=(30_000,) * 5 + (60_000,) * 5 + (120_000,),
+        imagined_steps=(40_000,) * 3 + (60_000,) * 4 + (80_000,),
         # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
         codec=VQVAEConfig(
             frame_size=112,
@@ -305,7 +311,7 @@ def _laptop() -> RunConfig:
             quantizer=QuantizerConfig(num_codes=128, dead_below=0.002),
         ),
         dynamics=MultiscaleConfig(fine=32, channels=64, blocks=1, joint=48, least_chance=0.05),
-        collect=CollectConfig(first_steps=12_800, steps=3_050),
+        collect=CollectConfig(first_steps=12_800, steps=5_800),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
         fit=FitConfig(
             dynamics_optimizer="muon",
@@ -318,6 +324,8 @@ def _laptop() -> RunConfig:
             code_noise=0.02,
             windows="surprise",
         ),
+        # A policy learns from what it leads to: dreams long enough to get there, begun where it plays now.
+        dream=DreamConfig(horizon=50, start_states=1024, newest_share=0.75),
         ppo=PPOConfig(learning_rate=6e-4),
         evaluate=EvaluateConfig(every=5),
     )

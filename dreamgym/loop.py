@@ -267,7 +267,7 @@ class _Run:
                 self.world_model,
                 held_out,
                 context=config.dream.context,
-                horizon=config.dream.horizon,
+                horizon=config.evaluate.fidelity_horizon,
                 starts=config.evaluate.fidelity_starts,
                 life_loss_ends=config.fit.life_loss_ends,
                 temperature=config.dream.temperature,
@@ -397,7 +397,9 @@ class _Run:
         """Real moments for this round's dreams, with the context before each."""
         config = self.config
         rng = np.random.default_rng(derive_seed(config.seed, "starts", index))
-        windows = self.replay.sample_starts(min(config.dream.start_states, len(self.replay)), config.dream.context, rng)
+        dream = config.dream
+        count = min(dream.start_states, len(self.replay))
+        windows = self.replay.sample_starts(count, dream.context, rng, dream.newest_share)
         needed, places = np.unique(windows.indices, return_inverse=True)
         latents = torch.cat(
             [

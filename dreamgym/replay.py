@@ -364,13 +364,15 @@ class Replay:
         episodes = self._episode_start(indices)
         return Windows(indices, episodes == episodes[:, :1], np.ones(len(indices), dtype=np.float32))
 
-    def sample_starts(self, count: int, context: int, rng: np.random.Generator) -> Windows:
-        """Draw records for dreams to start from, each with the records before it; uniformly over the buffer.
+    def sample_starts(self, count: int, context: int, rng: np.random.Generator, newest_share: float = 0.0) -> Windows:
+        """Draw records for dreams to start from, each with the records before it.
 
         Args:
             count: number of starts, drawn without replacement while there are as many records.
             context: records a start, itself included as the last one.
             rng: where the draws come from.
+            newest_share: share of the starts that are drawn from the newest quarter of the records, in which the
+                policy of today plays; the others are drawn from all. Each uniformly.
 
         Returns:
             Windows (count, context) ending at the starts; where the context reaches beyond the beginning of the episode
@@ -378,12 +380,20 @@ class Replay:
 
         Raises:
             ReplayError: the buffer is empty.
-            InvalidInputError: a count or context below 1.
+            InvalidInputError: a count or context below 1, or a share that is none.
         """
         if count < 1 or context < 1:
             raise InvalidInputError(f"expected a count and a context of at least 1, got {count}, {context}.")
+        if not 0 <= newest_share <= 1:
+            raise InvalidInputError(f"newest_share: expected 0 to 1, got {newest_share}.")
         self._require(1)
-        starts = rng.choice(self._size, size=count, replace=count > self._size)
+        newest, quarter = round(newest_share * count), -(-self._size // 4)
+        parts = [
+            self._size - among + rng.choice(among, size=drawn, replace=drawn > among)
+            for drawn, among in ((count - newest, self._size), (newest, quarter))
+            if drawn
+        ]
+        starts = np.concatenate(parts)
         indices = starts[:, None] + np.arange(1 - context, 1)
         begins = self._episode_start(starts)[:, None]
         return Windows(np.maximum(indices, begins), indices >= begins, np.ones(count, np.float32))

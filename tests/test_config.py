@@ -70,6 +70,8 @@ def test_values_out_of_range_are_refused(values):
         lambda: CollectConfig(steps=0),
         lambda: DreamConfig(context=0),
         lambda: DreamConfig(horizon=0),
+        lambda: DreamConfig(newest_share=1.5),
+        lambda: EvaluateConfig(fidelity_horizon=0),
         lambda: EvaluateConfig(episodes=0),
         lambda: EvaluateConfig(record_episodes=-1),
         lambda: RunConfig(imagined_steps=(100, -1)),

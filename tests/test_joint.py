@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dreamgym.errors import ConfigError
-from dreamgym.models.joint import ORDER, JointLatentHead
+from dreamgym.models.joint import ORDER, JointLatentHead, draw_codes, drop_unlikely
 from dreamgym.models.residual import ResidualConfig, ResidualDynamics
 from dreamgym.streams import sample_categorical
 
@@ -79,6 +79,20 @@ def test_codes_far_less_likely_than_the_likeliest_are_not_drawn():
     # How likely a latent is does not know of it.
     scores = module.logits(torch.zeros(1, CHANNELS, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
     assert scores.softmax(1)[0, :, 0, 0].tolist() == pytest.approx([0.4, 0.21, 0.19, 0.15, 0.05])
+
+
+@pytest.mark.parametrize("least_chance", [0.0, 0.05])
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 2.0])
+def test_looking_only_at_the_uncertain_cells_draws_the_same_codes(temperature, least_chance):
+    generator = torch.Generator().manual_seed(0)
+    # From cells with one likely code to cells with many.
+    scores = torch.randn(6, 20, 20, 16, generator=generator) * torch.linspace(0.1, 12, 20)[:, None, None]
+    uniforms = torch.rand(6, 20, 20, generator=generator)
+    drawn = draw_codes(scores, uniforms, temperature, least_chance)
+    expected = sample_categorical(drop_unlikely(scores.movedim(-1, 1), least_chance), uniforms, temperature)
+    assert drawn.dtype == torch.int64
+    assert torch.equal(drawn, expected)
+    assert len(drawn.unique()) == 16
 
 
 def test_a_thing_that_is_in_one_of_two_cells_is_always_in_one():

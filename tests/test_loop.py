@@ -256,6 +256,27 @@ def test_the_runs_temperature_is_that_of_its_dream_and_of_what_is_measured_of_it
     assert exported.temperature == 0.25
 
 
+def test_dreams_begin_where_the_run_says_and_fidelity_has_a_horizon_of_its_own(tmp_path, monkeypatch):
+    shares, horizons = [], []
+    draw, measure = dreamgym.replay.Replay.sample_starts, dreamgym.loop.fidelity
+
+    def drawn(self, count, context, rng, newest_share=0.0):
+        shares.append(newest_share)
+        return draw(self, count, context, rng, newest_share)
+
+    def measured(*args, horizon, **kwargs):
+        horizons.append(horizon)
+        return measure(*args, horizon=horizon, **kwargs)
+
+    monkeypatch.setattr(dreamgym.replay.Replay, "sample_starts", drawn)
+    monkeypatch.setattr(dreamgym.loop, "fidelity", measured)
+    config = tiny(rounds=1)
+    dream, evaluate = replace(config.dream, newest_share=0.75), replace(config.evaluate, fidelity_horizon=7)
+    run(replace(config, dream=dream, evaluate=evaluate), tmp_path / "run")
+    assert set(shares) == {0.75}
+    assert horizons == [7]
+
+
 def test_a_run_folder_holds_what_it_should_and_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     folder = run(tiny(), tmp_path / "run")
     names = {file.name for file in folder.iterdir()}

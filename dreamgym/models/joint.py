@@ -40,6 +40,37 @@ def drop_unlikely(scores: Tensor, least_chance: float) -> Tensor:
     return scores.masked_fill(scores < least, -torch.inf)
 
 
+def draw_codes(scores: Tensor, uniforms: Tensor, temperature: float, least_chance: float) -> Tensor:
+    """Draw a code for every cell.
+
+    Nearly all cells are nearly certain. On a CPU only those are looked at closely whose uniform number could mean
+    another code than the likeliest one: the codes are the same.
+
+    Args:
+        scores: (batch, height, width, codes).
+        uniforms: (batch, height, width) in [0, 1).
+        temperature: divides the scores; 0 takes the likeliest code.
+        least_chance: see :func:`drop_unlikely`.
+
+    Returns:
+        (batch, height, width) int64.
+    """
+    if temperature == 0.0:
+        return scores.argmax(dim=-1)
+    if scores.device.type != "cpu":
+        return sample_categorical(drop_unlikely(scores.movedim(-1, 1), least_chance), uniforms, temperature)
+    flat, numbers = scores.flatten(0, 2), uniforms.flatten()
+    best, drawn = flat.max(dim=1)
+    scaled = flat if temperature == 1.0 else flat / temperature
+    chance = torch.exp(best / temperature - torch.logsumexp(scaled, dim=1))
+    # Inverting the distribution function in any order of the codes gives the likeliest one between these bounds.
+    margin = 1 - chance + 1e-5
+    open_cells = ((numbers < margin) | (numbers >= 1 - margin)).nonzero()[:, 0]
+    chosen = drop_unlikely(flat[open_cells], least_chance)
+    drawn[open_cells] = sample_categorical(chosen, numbers[open_cells], temperature)
+    return drawn.view(uniforms.shape)
+
+
 class JointLatentHead(nn.Module):
     """p(z) = product over the groups g of p(z_g | features, z of the groups before g)."""
 
@@ -79,10 +110,10 @@ class JointLatentHead(nn.Module):
             (batch, codes, height, width) float32.
         """
         shown = self._shown(latents)
-        logits = features.new_empty(len(features), *features.shape[2:], self.num_codes, dtype=torch.float32)
+        hidden = torch.empty_like(features)
         for group, (row, column) in enumerate(ORDER):
-            logits[:, row::2, column::2] = self._group(group, features, shown)
-        return logits.movedim(-1, 1)
+            hidden[:, :, row::2, column::2] = self._hidden(group, features, shown)
+        return self.scores(hidden).float()
 
     def draw(self, features: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
         """Draw a latent group by group.
@@ -100,9 +131,8 @@ class JointLatentHead(nn.Module):
         # Without the padding; what is written here is read by the groups that follow.
         inside = shown[:, :, 1:-1, 1:-1]
         for group, (row, column) in enumerate(ORDER):
-            scores = self._group(group, features, shown).movedim(-1, 1)
-            scores = drop_unlikely(scores, self.least_chance)
-            drawn = sample_categorical(scores, uniforms[:, row::2, column::2], temperature)
+            scores = self.scores(self._hidden(group, features, shown)).movedim(1, -1).float()
+            drawn = draw_codes(scores, uniforms[:, row::2, column::2], temperature, self.least_chance)
             latents[:, row::2, column::2] = drawn
             inside[:, :, row::2, column::2] = self.codes(drawn).movedim(-1, 1).to(inside.dtype)
         return latents
@@ -110,8 +140,8 @@ class JointLatentHead(nn.Module):
     def _shown(self, latents: Tensor) -> Tensor:
         return F.pad(self.codes(latents).movedim(-1, 1), (1, 1, 1, 1))
 
-    def _group(self, group: int, features: Tensor, shown: Tensor) -> Tensor:
-        """Scores of one group's cells: (batch, height / 2, width / 2, codes) float32."""
+    def _hidden(self, group: int, features: Tensor, shown: Tensor) -> Tensor:
+        """What the scores of one group's cells are made of: (batch, channels, height / 2, width / 2)."""
         row, column = ORDER[group]
         own = features[:, :, row::2, column::2]
         if group:
@@ -119,4 +149,4 @@ class JointLatentHead(nn.Module):
             assert isinstance(neighbours, nn.Conv2d)
             weight = neighbours.weight * self.earlier[group - 1]
             own = own + F.conv2d(shown[:, :, row:, column:], weight, stride=2)[:, :, : own.shape[2], : own.shape[3]]
-        return self.scores(F.relu(own)).movedim(1, -1).float()
+        return F.relu(own)

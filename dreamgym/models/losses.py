@@ -111,8 +111,10 @@ def latent_cross_entropy(logits: Tensor, latents: Tensor) -> Tensor:
     Returns:
         (batch, time), nats.
     """
-    losses = F.cross_entropy(logits.flatten(0, 1), latents.flatten(0, 1), reduction="none")
-    return losses.sum(dim=(1, 2)).unflatten(0, logits.shape[:2])
+    # One row a cell: heads that draw cells in turn hold the scores like that, and any other order would copy them.
+    rows = logits.movedim(2, -1)
+    losses = F.cross_entropy(rows.reshape(-1, rows.shape[-1]), latents.reshape(-1), reduction="none")
+    return losses.view(latents.shape).sum(dim=(2, 3))
 
 
 def reward_classes(rewards: Tensor) -> Tensor:

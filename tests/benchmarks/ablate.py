@@ -164,7 +164,9 @@ ROWS = {
     "argmax": Row("always the most likely codes: no chance in the dream", but(dream={"temperature": 0.0})),
     "stack1": Row("the policy sees the newest latent alone: no motion", but(dream={"latent_stack": 1})),
     "sampled-reward": Row("rewards drawn, not expected: the paper's", but(dream={"reward": "sampled"})),
-    "horizon50": Row("dreams twice as long: the paper's", but(dream={"horizon": 50})),
+    "horizon25": Row("dreams half as long", but(dream={"horizon": 25})),
+    "all-starts": Row("dreams begin anywhere in the experience", but(dream={"newest_share": 0.0})),
+    "horizon100": Row("dreams twice as long", but(dream={"horizon": 100})),
     # The policy.
     "paper-policy": Row("the paper's policy network, several times as large", but(network="paper")),
 }
@@ -279,15 +281,16 @@ class Ablation:
 
     def _fidelity(self, config: RunConfig, model: WorldModel) -> Record:
         """Dreams at the row's temperature beside the held-out game: the same windows for all rows and seeds."""
-        dream = self.base.dream
-        options: Any = {"context": dream.context, "horizon": dream.horizon, "temperature": config.dream.temperature}
+        horizon = self.base.evaluate.fidelity_horizon
+        context, temperature = self.base.dream.context, config.dream.temperature
+        options: Any = {"context": context, "horizon": horizon, "temperature": temperature}
         measured: Record = dict(fidelity(model, self.held_out, starts=self.args.starts, **options))
         return measured | {"ball_located": ball_survival(model, self.held_out)}
 
     def _dream(self, config: RunConfig, model: WorldModel, latents: torch.Tensor) -> Dream:
         rng = np.random.default_rng(derive_seed(config.seed, "starts"))
         count = min(config.dream.start_states, len(self.replay))
-        windows = self.replay.sample_starts(count, config.dream.context, rng)
+        windows = self.replay.sample_starts(count, config.dream.context, rng, config.dream.newest_share)
         actions = torch.as_tensor(self.replay.actions_at(windows.indices))
         valid, elapsed = torch.as_tensor(windows.mask), self.replay.elapsed_at(windows.indices[:, 0])
         starts = StartStates(latents[torch.as_tensor(windows.indices)], actions, valid, torch.as_tensor(elapsed))
