@@ -501,8 +501,7 @@ def dynamics_loss(
     targets = latents[:, back + 1 :]
     latent_logits = world_model.dynamics.latent_logits(prediction, targets)
     latent_steps = latent_cross_entropy(latent_logits, targets)
-    # To fit surprising latents more than others is why they are drawn more often.
-    latent = masked_mean(latent_steps, next_valid, None if config.windows == "surprise" else weights)
+    latent = masked_mean(latent_steps, next_valid, weights)
     reward = masked_mean(reward_cross_entropy(prediction.reward_logits, rewards), valid, weights)
     loss = latent + config.reward_weight * reward
     metrics = {"latent": latent.detach(), "reward": reward.detach(), "latent_steps": latent_steps.detach() * next_valid}

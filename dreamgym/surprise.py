@@ -17,9 +17,8 @@ Losses = npt.NDArray[np.float32]
 class SurpriseWindows:
     """Draws windows in proportion to the loss that their steps had when they were last seen.
 
-    To shift the fit of the latents towards what is not yet learned is the purpose; a limit keeps what cannot be learned
-    from taking over. Rewards and ends are another matter: how likely they are would be overestimated, since windows
-    that hold one are drawn more often. The windows' weights undo that (Schaul et al. 2016, Sect. 3.4, with beta = 1).
+    There are no importance weights: to shift the fit towards what is not yet learned is the purpose. A limit keeps what
+    cannot be learned from taking over.
 
     Args:
         limit: a window's loss counts as at most so many times the mean of all, and as at least 1 / limit of it.
@@ -102,8 +101,7 @@ class SurpriseWindows:
             shown: records after a window's first that are no targets either.
 
         Returns:
-            Windows, each with the weight that makes a mean over draws one over all windows. A record whose loss is not
-            known counts as an average one.
+            Windows with weights of 1. A record whose loss is not known counts as an average one.
 
         Raises:
             ReplayError: fewer records than ``length``.
@@ -120,6 +118,4 @@ class SurpriseWindows:
         weights = np.clip(weights, mean / self._limit, mean * self._limit) if mean > 0 else np.ones_like(weights)
         ends = np.cumsum(weights)
         starts = np.searchsorted(ends, rng.random(batch_size) * ends[-1], side="right")
-        starts = np.minimum(starts, len(weights) - 1)
-        drawn = replay.windows_from(starts, length)
-        return drawn._replace(weights=(weights.mean() / weights[starts]).astype(np.float32))
+        return replay.windows_from(np.minimum(starts, len(weights) - 1), length)

@@ -610,23 +610,6 @@ def test_swapped_codes_are_those_of_other_steps_in_the_same_cell_and_as_many_as_
     assert torch.equal(made, swap_codes(latents, 0.1, torch.Generator().manual_seed(0)))
 
 
-@pytest.mark.parametrize("windows", ["surprise", "balanced"])
-def test_windows_drawn_by_surprise_weigh_rewards_and_ends_as_they_are(windows):
-    model, replay = world_model(), pong()
-    drawn = replay.sample_windows(4, 6, np.random.default_rng(0))
-    latents = torch.randint(0, 128, (*drawn.indices.shape, 6, 6), generator=torch.Generator().manual_seed(0))
-    config = replace(SMALL, windows=windows)
-
-    def losses(weight: float):
-        weighted = drawn._replace(weights=np.full(4, weight, np.float32))
-        return dynamics_loss(model, replay, weighted, latents, config)[1]
-
-    once, thrice = losses(1.0), losses(3.0)
-    for name in ("reward", "end"):
-        assert thrice[name].item() == pytest.approx(3 * once[name].item(), rel=1e-5)
-    assert thrice["latent"].item() == pytest.approx((1 if windows == "surprise" else 3) * once["latent"].item())
-
-
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_targets_are_never_swapped(noise, monkeypatch):
     model, replay = world_model(), pong()

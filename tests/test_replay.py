@@ -503,7 +503,7 @@ def test_a_share_of_the_starts_is_of_the_newest_quarter() -> None:
     assert counts[30:].min() > 170
     only = replay.sample_starts(10, 4, rng, newest_share=1.0).indices[:, -1]
     assert sorted(only.tolist()) == list(range(30, 40))
-    with pytest.raises(InvalidInputError, match="newest_share: expected 0 to 1, got 1.5"):
+    with pytest.raises(InvalidInputError, match="newest_share: expected 0 to 1"):
         replay.sample_starts(1, 1, rng, newest_share=1.5)
 
 

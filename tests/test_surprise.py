@@ -31,12 +31,7 @@ def test_windows_are_drawn_in_proportion_to_the_loss_of_their_targets():
     counts = np.bincount(drawn.indices[:, 0], minlength=298)
     expected = losses[1:299] + losses[2:300]
     assert np.allclose(counts / counts.sum(), expected / expected.sum(), atol=1e-3)
-    assert drawn.indices.shape == (200_000, 3) and drawn.weights.dtype == np.float32
-    # A weighted mean over the draws is that over all windows.
-    events = (drawn.indices[:, 0] >= 98) & (drawn.indices[:, 0] < 110)
-    assert drawn.weights.mean() == pytest.approx(1, abs=0.01)
-    assert (events * drawn.weights).mean() == pytest.approx(12 / 298, rel=0.03)
-    assert events.mean() > 0.09
+    assert drawn.indices.shape == (200_000, 3) and (drawn.weights == 1).all()
 
 
 def test_no_window_is_drawn_more_or_less_often_than_the_limit_says():
