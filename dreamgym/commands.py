@@ -123,6 +123,7 @@ def evaluate(
         ).as_dict()
     games.close()
     about = _about(opened, config, agent)
+    steps = dreams.simulator.horizon
     if json:
         print(jsonlib.dumps({**about, "seed": seed, "device": place, **found}))
         return
@@ -132,7 +133,9 @@ def evaluate(
         f"{about['seconds'] / 60:.1f} min"
     )
     print(f"  real score   {real.mean:9.2f}   95 % {real.low:.2f} to {real.high:.2f}, {episodes} episodes")
-    print(f"  dream return {dream.mean:9.2f}   95 % {dream.low:.2f} to {dream.high:.2f}, {dream_episodes} dreams")
+    print(
+        f"  dream return {dream.mean:9.2f}   95 % {dream.low:.2f} to {dream.high:.2f}, {dream_episodes} dreams of {steps} steps"
+    )
     if fidelity:
         print(fidelity_tables(found))
         return

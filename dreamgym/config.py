@@ -81,7 +81,8 @@ class DreamConfig:
         reward: "expected" or "sampled".
         temperature: of the next latent's distribution.
         start_states: real moments a round's dreams may start from.
-        newest_share: share of them that is drawn from the newest quarter of the experience: where the policy is now.
+        newest_share: share of them that is drawn from the newest quarter of the experience, nearer to what the policy
+            does now.
         stagger: spread the first ages over the horizon, so that not all dreams end in one step.
     """
 
@@ -269,7 +270,13 @@ def _smoke() -> RunConfig:
         dream=DreamConfig(num_envs=16, horizon=10, start_states=128),
         ppo=PPOConfig(n_steps=25, batch_size=200),
         evaluate=EvaluateConfig(
-            episodes=1, final_episodes=2, num_envs=2, dream_episodes=16, record_episodes=1, fidelity_starts=32
+            episodes=1,
+            final_episodes=2,
+            num_envs=2,
+            dream_episodes=16,
+            record_episodes=1,
+            fidelity_horizon=10,
+            fidelity_starts=32,
         ),
     )
 
@@ -293,7 +300,7 @@ def _laptop() -> RunConfig:
     return RunConfig(
         preset="laptop",
         network="light",
-        # Short rounds: the policy goes where the dream is wrong, and the sooner it is told, the less it learns of that.
+        # The policy goes where the dream is wrong, and the sooner it is told, the less it learns of that.
         rounds=14,
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(800, 0),
@@ -384,7 +391,7 @@ def _paper() -> RunConfig:
             stagger=False,
         ),
         ppo=PPOConfig(n_steps=50, batch_size=256),
-        evaluate=EvaluateConfig(episodes=32, final_episodes=32),
+        evaluate=EvaluateConfig(episodes=32, final_episodes=32, fidelity_horizon=50),
         bf16=False,
     )
 

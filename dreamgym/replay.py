@@ -371,8 +371,8 @@ class Replay:
             count: number of starts, drawn without replacement while there are as many records.
             context: records a start, itself included as the last one.
             rng: where the draws come from.
-            newest_share: share of the starts that are drawn from the newest quarter of the records, in which the
-                policy of today plays; the others are drawn from all. Each uniformly.
+            newest_share: share of the starts that are drawn from the newest quarter of the records, at most all of
+                these once; the others are drawn from all records, so that one may be in both parts.
 
         Returns:
             Windows (count, context) ending at the starts; where the context reaches beyond the beginning of the episode
@@ -387,7 +387,8 @@ class Replay:
         if not 0 <= newest_share <= 1:
             raise InvalidInputError(f"newest_share: expected 0 to 1, got {newest_share}.")
         self._require(1)
-        newest, quarter = round(newest_share * count), -(-self._size // 4)
+        quarter = -(-self._size // 4)
+        newest = min(round(newest_share * count), quarter)
         parts = [
             self._size - among + rng.choice(among, size=drawn, replace=drawn > among)
             for drawn, among in ((count - newest, self._size), (newest, quarter))

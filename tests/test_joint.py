@@ -95,6 +95,25 @@ def test_looking_only_at_the_uncertain_cells_draws_the_same_codes(temperature, l
     assert len(drawn.unique()) == 16
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+@pytest.mark.parametrize("offset", [0.0, 60.0, 1000.0])
+def test_rare_codes_are_drawn_where_scores_are_large(offset, temperature):
+    generator = torch.Generator().manual_seed(0)
+    scores = offset + temperature * torch.randn(20, 20, 20, 4, generator=generator) * 4
+    near = 1e-4 * torch.rand(20, 20, 20, generator=generator)
+    uniforms = torch.where(torch.rand(20, 20, 20, generator=generator) < 0.5, near, 1 - 1e-7 - near)
+    expected = sample_categorical(scores.movedim(-1, 1), uniforms, temperature)
+    assert torch.equal(draw_codes(scores, uniforms, temperature, 0.0), expected)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_not_taken_for_certain(broken):
+    scores = torch.zeros(1, 1, 2, 3)
+    scores[0, 0, 1, 1] = broken
+    drawn = draw_codes(scores, torch.full((1, 1, 2), 0.5), 1.0, 0.0)
+    assert drawn.tolist() == [[[1, 3]]]
+
+
 def test_a_thing_that_is_in_one_of_two_cells_is_always_in_one():
     """What the paper's head cannot say: two cells, of which exactly one shows the thing."""
     torch.manual_seed(0)

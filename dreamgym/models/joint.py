@@ -61,11 +61,12 @@ def draw_codes(scores: Tensor, uniforms: Tensor, temperature: float, least_chanc
         return sample_categorical(drop_unlikely(scores.movedim(-1, 1), least_chance), uniforms, temperature)
     flat, numbers = scores.flatten(0, 2), uniforms.flatten()
     best, drawn = flat.max(dim=1)
-    scaled = flat if temperature == 1.0 else flat / temperature
-    chance = torch.exp(best / temperature - torch.logsumexp(scaled, dim=1))
-    # Inverting the distribution function in any order of the codes gives the likeliest one between these bounds.
+    # Of differences, so that the sum keeps its digits where the scores are large.
+    chance = 1 / ((flat - best[:, None]) / temperature).exp_().sum(dim=1)
+    # Inverting the distribution function in any order of the codes gives the likeliest one between these bounds. What
+    # is no number lies between none.
     margin = 1 - chance + 1e-5
-    open_cells = ((numbers < margin) | (numbers >= 1 - margin)).nonzero()[:, 0]
+    open_cells = (~((numbers >= margin) & (numbers < 1 - margin))).nonzero()[:, 0]
     chosen = drop_unlikely(flat[open_cells], least_chance)
     drawn[open_cells] = sample_categorical(chosen, numbers[open_cells], temperature)
     return drawn.view(uniforms.shape)
