@@ -134,7 +134,8 @@ def evaluate(
     )
     print(f"  real score   {real.mean:9.2f}   95 % {real.low:.2f} to {real.high:.2f}, {episodes} episodes")
     print(
-        f"  dream return {dream.mean:9.2f}   95 % {dream.low:.2f} to {dream.high:.2f}, {dream_episodes} dreams of {steps} steps"
+        f"  dream return {dream.mean:9.2f}   95 % {dream.low:.2f} to {dream.high:.2f}, {dream_episodes} dreams "
+        f"of {steps} steps"
     )
     if fidelity:
         print(fidelity_tables(found))
