@@ -497,12 +497,14 @@ def test_a_share_of_the_starts_is_of_the_newest_quarter() -> None:
     # The ring has come round: the newest records are not its last slots.
     replay, _ = build([(30, "terminated"), (20, "left")], 40)
     rng = np.random.default_rng(0)
-    starts = replay.sample_starts(4000, 4, rng, newest_share=0.5).indices[:, -1]
-    counts = np.bincount(starts, minlength=40)
+    draws = [replay.sample_starts(8, 4, rng, newest_share=0.5).indices[:, -1] for _ in range(500)]
+    counts = np.bincount(np.concatenate(draws), minlength=40)
     assert counts[:30].sum() == pytest.approx(1500, abs=120)
     assert counts[30:].min() > 170
-    only = replay.sample_starts(10, 4, rng, newest_share=1.0).indices[:, -1]
-    assert sorted(only.tolist()) == list(range(30, 40))
+    # Each of the newest once at most; what they cannot give is drawn from all.
+    only = replay.sample_starts(30, 4, rng, newest_share=1.0).indices[:, -1]
+    assert sorted(only[-10:].tolist()) == list(range(30, 40))
+    assert len(np.unique(only[:20])) == 20
     with pytest.raises(InvalidInputError, match="newest_share: expected 0 to 1"):
         replay.sample_starts(1, 1, rng, newest_share=1.5)
 
