@@ -304,9 +304,9 @@ def _laptop() -> RunConfig:
         rounds=14,
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(800, 0),
-        dynamics_updates=(2_500, 550),
+        dynamics_updates=(2_500, *(900,) * 12, 2_500),
         # A dream of little experience is too easy to win in: more imagined steps as it grows true.
-        imagined_steps=(40_000,) * 3 + (60_000,) * 4 + (80_000,),
+        imagined_steps=(40_000,) * 3 + (60_000,) * 4 + (100_000,) * 6 + (300_000,),
         # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
         codec=VQVAEConfig(
             frame_size=112,
@@ -317,7 +317,9 @@ def _laptop() -> RunConfig:
             pictures=True,
             quantizer=QuantizerConfig(num_codes=128, dead_below=0.002),
         ),
-        dynamics=MultiscaleConfig(fine=32, channels=64, blocks=1, joint=48, least_chance=0.05),
+        dynamics=MultiscaleConfig(
+            fine=32, channels=64, blocks=1, cell_hidden=192, least_chance=0.05, coarse_dropout=0.5
+        ),
         collect=CollectConfig(first_steps=12_800, steps=5_800),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
         fit=FitConfig(
@@ -350,7 +352,14 @@ def _gpu() -> RunConfig:
         imagined_steps=(1_000_000,),
         codec=replace(laptop.codec, width=32, quantizer=replace(laptop.codec.quantizer, num_codes=256)),
         dynamics=replace(
-            laptop.dynamics, fine=64, fine_blocks=2, embedding=32, channels=256, blocks=2, reward_hidden=512, joint=128
+            laptop.dynamics,
+            fine=64,
+            fine_blocks=2,
+            embedding=32,
+            channels=256,
+            blocks=2,
+            reward_hidden=512,
+            cell_hidden=512,
         ),
         collect=CollectConfig(),
         fit=replace(laptop.fit, codec_batch_size=128, dynamics_batch_size=1_024),

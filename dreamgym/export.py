@@ -266,7 +266,7 @@ def _predictions(model: WorldModel, starts: StartStates, rows: Tensor) -> tuple[
     prediction: Any = None
     with model.inference(), torch.autocast(model.device.type, enabled=False):
         for step in range(latents.shape[1]):
-            prediction, state = model.dynamics.step(model.embed(latents[:, step]), actions[:, step], state)
+            prediction, state = model.dynamics.step(model.shown(latents[:, step]), actions[:, step], state)
         # Where cells are drawn in turn, both models are shown the same cells: the newest real ones, as most cells keep
         # their code.
         scores = model.dynamics.latent_logits(prediction, latents[:, -1])

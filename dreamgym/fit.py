@@ -20,7 +20,6 @@ from dreamgym.models.dynamics import Prediction
 from dreamgym.models.layers import MapLayerNorm
 from dreamgym.models.losses import (
     end_cross_entropy,
-    latent_cross_entropy,
     masked_mean,
     reward_cross_entropy,
 )
@@ -469,6 +468,8 @@ def dynamics_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Negative log-likelihood of a batch of windows under the dynamics (Robine et al. 2023, Eq. 13-16).
 
+    What the latent contributes is the dynamics' own ``latent_loss``: with a gate that of the gate besides.
+
     Args:
         world_model: whose dynamics.
         replay: where rewards, actions and ends are read.
@@ -499,8 +500,7 @@ def dynamics_loss(
     prediction = _roll(world_model, shown, actions, rewards, ends, elapsed, back, config.context_steps, generator)
     rewards, ends = rewards[:, back:], ends[:, back:]
     targets = latents[:, back + 1 :]
-    latent_logits = world_model.dynamics.latent_logits(prediction, targets)
-    latent_steps = latent_cross_entropy(latent_logits, targets)
+    latent_steps = world_model.dynamics.latent_loss(prediction, targets)
     latent = masked_mean(latent_steps, next_valid, weights)
     reward = masked_mean(reward_cross_entropy(prediction.reward_logits, rewards), valid, weights)
     loss = latent + config.reward_weight * reward
@@ -512,7 +512,9 @@ def dynamics_loss(
         metrics["end"] = end.detach()
     # Some of the windows are enough for a number that is only looked at, but one alone may hold no step that counts.
     some = slice(0, max(8, len(targets) // 8))
-    hits = latent_logits[some].detach().argmax(dim=2) == targets[some]
+    with torch.no_grad():
+        few = Prediction(*(tensor[some] for tensor in prediction))
+        hits = world_model.dynamics.latent_logits(few, targets[some]).argmax(dim=2) == targets[some]
     metrics["accuracy"] = masked_mean(hits.float().mean(dim=(2, 3)), next_valid[some])
     return loss, metrics
 
@@ -552,9 +554,9 @@ def _roll(
     Teacher-forced, or on the model's own samples after ``context_steps``.
     """
     batch, time = latents.shape[:2]
-    dynamics, codec = world_model.dynamics, world_model.codec
+    dynamics = world_model.dynamics
     forced = time if context_steps == 0 else min(max(context_steps, back + 1), time)
-    features = codec.embed(latents[:, :forced].flatten(0, 1)).unflatten(0, (batch, forced))
+    features = world_model.shown(latents[:, :forced].flatten(0, 1)).unflatten(0, (batch, forced))
     state = dynamics.initial_state(batch, world_model.device, elapsed)
     if back:
         state = dynamics.remember(features[:, :back], actions[:, :back], state, rewards[:, :back])
@@ -568,7 +570,7 @@ def _roll(
             last = Prediction(*(tensor[:, -1] for tensor in parts[-1]))
             uniforms = torch.rand(batch, *latents.shape[2:], generator=generator).to(world_model.device)
             sampled = dynamics.draw_latent(last, uniforms)
-        prediction, state = dynamics.step(codec.embed(sampled), actions[:, step], state)
+        prediction, state = dynamics.step(world_model.shown(sampled), actions[:, step], state)
         parts.append(Prediction(*(tensor[:, None] for tensor in prediction)))
     return Prediction(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
 

@@ -121,6 +121,13 @@ class WorldModel(nn.Module):
         """Latents (batch, height, width) to features float32 (batch, channels, height, width)."""
         return self.codec.embed(latents)
 
+    def shown(self, latents: Tensor) -> Tensor:
+        """Latents (batch, height, width) as the dynamics take them: themselves, or their features, as of ``embed``."""
+        if not self.dynamics.takes_codes:
+            return self.codec.embed(latents)
+        self.dynamics.look_up(self.codec.quantizer.codes)
+        return latents
+
     def decode(self, latents: Tensor, chunk: int = 256) -> Tensor:
         """Mean of p(s_t | z_t) as an image.
 
@@ -157,7 +164,7 @@ class WorldModel(nn.Module):
             (distributions of z_{t+1}, r_t and d_t, state h_t).
         """
         with self.inference():
-            return self.dynamics.step(self.codec.embed(latents), actions, state)
+            return self.dynamics.step(self.shown(latents), actions, state)
 
     def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """Draw z_{t+1} from a step's prediction (Eq. 15).

@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 TINY_LSTM = ConvLSTMConfig(hidden=8, kernel=3, reward_hidden=16)
 TINY_RESIDUAL = ResidualConfig(memory=3, channels=8, blocks=1, embedding=6, joint=8, reward_hidden=16)
 TINY_MULTISCALE = MultiscaleConfig(
-    memory=3, fine=4, embedding=6, channels=8, blocks=1, scale=2, joint=8, reward_hidden=16
+    memory=3, fine=4, embedding=6, channels=8, blocks=1, scale=2, cell_hidden=16, reward_hidden=16
 )
 COARSE_DYNAMICS = {
     "residual": TINY_RESIDUAL,

@@ -37,7 +37,7 @@ SMALL = FitConfig(
 
 
 RESIDUAL = ResidualConfig(memory=3, channels=16, blocks=1, embedding=16, joint=8, reward_hidden=16)
-MULTISCALE = MultiscaleConfig(memory=3, fine=8, embedding=8, channels=16, blocks=1, joint=8, reward_hidden=16)
+MULTISCALE = MultiscaleConfig(memory=3, fine=8, embedding=8, channels=16, blocks=1, cell_hidden=16, reward_hidden=16)
 
 
 def world_model(num_actions=6, dynamics=None, **codec) -> WorldModel:
@@ -160,7 +160,8 @@ def test_steps_to_which_a_prediction_looks_back_are_shown_and_do_not_count(monke
     generator = torch.Generator().manual_seed(0)
     latents = torch.randint(0, 128, (4, 9, 12, 12), generator=generator)
     config = replace(SMALL, context_steps=context_steps, bf16=False)
-    _, metrics = dynamics_loss(model, replay, windows, latents, config, generator)
+    loss, metrics = dynamics_loss(model, replay, windows, latents, config, generator)
+    loss.backward()
     assert metrics["latent_steps"].shape == (4, 8)
     assert metrics["latent_steps"][:, :shown].isnan().all() and not metrics["latent_steps"][:, shown:].isnan().any()
     inside = torch.as_tensor(windows.mask)[:, shown:]
@@ -614,10 +615,12 @@ def test_swapped_codes_are_those_of_other_steps_in_the_same_cell_and_as_many_as_
 def test_targets_are_never_swapped(noise, monkeypatch):
     model, replay = world_model(), pong()
     shown, wanted = [], []
-    roll, cross_entropy = dreamgym.fit._roll, dreamgym.fit.latent_cross_entropy
+    roll, cross_entropy = dreamgym.fit._roll, dreamgym.models.dynamics.latent_cross_entropy
     monkeypatch.setattr(dreamgym.fit, "_roll", lambda m, latents, *a: shown.append(latents) or roll(m, latents, *a))
     monkeypatch.setattr(
-        dreamgym.fit, "latent_cross_entropy", lambda p, targets: wanted.append(targets) or cross_entropy(p, targets)
+        dreamgym.models.dynamics,
+        "latent_cross_entropy",
+        lambda p, targets: wanted.append(targets) or cross_entropy(p, targets),
     )
     windows = replay.sample_windows(4, 6, np.random.default_rng(0))
     latents = torch.randint(0, 128, (*windows.indices.shape, 6, 6), generator=torch.Generator().manual_seed(0))

@@ -9,8 +9,8 @@ from dreamgym.models.multiscale import MultiscaleConfig, MultiscaleDynamics
 
 
 def blank(**settings) -> MultiscaleDynamics:
-    """One without blocks in which everything is zero and the latent head has as many outputs as features."""
-    bare = {"memory": 1, "blocks": 0, "fine_blocks": 0, "embedding": CHANNELS, "joint": CHANNELS}
+    """One without blocks in which everything is zero."""
+    bare = {"memory": 1, "blocks": 0, "fine_blocks": 0, "embedding": CHANNELS}
     dynamics = fresh("multiscale", **{**bare, **settings})
     for parameter in dynamics.parameters():
         torch.nn.init.zeros_(parameter)
@@ -18,14 +18,23 @@ def blank(**settings) -> MultiscaleDynamics:
 
 
 @torch.no_grad()
-def test_every_cell_sees_its_newest_features_in_its_place():
-    dynamics = blank()
-    for channel in range(CHANNELS):
-        dynamics.embed.weight[channel, channel] = 1
-        dynamics.latent_head.weight[channel, dynamics.config.fine + channel] = 1
-    features, actions = window(2, 3)
-    prediction, _ = dynamics.sequence(features, actions, dynamics.initial_state(2))
-    assert torch.equal(prediction.latent, features)
+def test_the_latent_head_sees_the_newest_code_of_every_cell():
+    dynamics = fresh("multiscale", memory=3)
+    latents, actions = window(dynamics, 2, 4)
+    prediction, _ = dynamics.sequence(latents, actions, dynamics.initial_state(2))
+    assert torch.equal(prediction.latent[:, :, -1].long(), latents)
+
+
+@torch.no_grad()
+def test_codes_are_shown_on_one_scale_wherever_the_codec_put_them():
+    dynamics, codes = fresh("multiscale"), torch.randn(CODES, CHANNELS)
+    dynamics.look_up(codes)
+    shown = dynamics.codebook.clone()
+    dynamics.look_up(7 * codes + 3)
+    torch.testing.assert_close(dynamics.codebook, shown)
+    assert not shown[-1].any() and float(shown[:-1].std()) == pytest.approx(1, abs=0.2)
+    dynamics.look_up(torch.ones(CODES, CHANNELS))
+    assert not dynamics.codebook.any()
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -40,26 +49,42 @@ def test_what_comes_back_from_the_coarse_grid_is_in_its_place(scale):
             coarse = place * CHANNELS + channel
             dynamics.down.weight[coarse, channel, place // scale, place % scale] = 1
             dynamics.up.weight[place * 2 * CHANNELS + CHANNELS + channel, coarse] = 1
-        dynamics.latent_head.weight[channel, CHANNELS + channel] = 1
-    features, actions = window(2, 3)
-    prediction, _ = dynamics.sequence(features, actions, dynamics.initial_state(2))
-    assert torch.equal(prediction.latent, features.relu())
+    latents, actions = window(dynamics, 2, 3)
+    prediction, _ = dynamics.sequence(latents, actions, dynamics.initial_state(2))
+    features = dynamics.codebook[latents].movedim(-1, 2).relu()
+    torch.testing.assert_close(prediction.latent[:, :, CHANNELS : 2 * CHANNELS], features)
 
 
 @torch.no_grad()
 def test_the_same_thing_moves_alike_everywhere_on_the_fine_grid():
     # A grid large enough that no border is seen, and nothing from the coarse one.
     dynamics = MultiscaleDynamics(tiny("multiscale").config, (CHANNELS, 14, 18), CODES, ACTIONS).eval()
+    dynamics.look_up(torch.randn(CODES, CHANNELS))
     for parameter in dynamics.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     for parameter in dynamics.up.parameters():
         torch.nn.init.zeros_(parameter)
-    features = torch.zeros(2, CHANNELS, 14, 18)
-    features[0, :, 6, 7] = features[1, :, 7, 10] = torch.randn(CHANNELS)
-    prediction, _ = dynamics.step(features, torch.zeros(2, dtype=torch.int64), dynamics.initial_state(2))
+    latents = torch.zeros(2, 14, 18, dtype=torch.int64)
+    latents[0, 6, 7] = latents[1, 7, 10] = 3
+    prediction, _ = dynamics.step(latents, torch.zeros(2, dtype=torch.int64), dynamics.initial_state(2))
     one, other = prediction.latent
     torch.testing.assert_close(one[:, 5:8, 6:9], other[:, 6:9, 9:12], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(one[:, 5:8, 6:9], one[:, 6:9, 9:12], atol=1e-2)
+
+
+@torch.no_grad()
+def test_in_training_some_latents_are_predicted_without_what_the_coarse_grid_found():
+    dynamics = tiny("multiscale", coarse_dropout=0.5)
+    latents, actions = window(dynamics, 32, 1)
+    told = dynamics.step(latents[:, 0], actions[:, 0], dynamics.initial_state(32))[0]
+    training, _ = dynamics.train().step(latents[:, 0], actions[:, 0], dynamics.initial_state(32))
+    for parameter in dynamics.up.parameters():
+        torch.nn.init.zeros_(parameter)
+    alone = dynamics.eval().step(latents[:, 0], actions[:, 0], dynamics.initial_state(32))[0]
+    like_told, like_alone = (
+        torch.isclose(training.latent, other.latent, atol=1e-4).flatten(1).all(dim=1) for other in (told, alone)
+    )
+    assert 8 < like_told.sum() < 24 and torch.equal(like_alone, ~like_told)
 
 
 @pytest.mark.parametrize("memory", [1, 3, 5])
@@ -67,7 +92,7 @@ def test_the_same_thing_moves_alike_everywhere_on_the_fine_grid():
 def test_what_is_only_shown_is_remembered_as_if_it_had_been_predicted_from(memory):
     dynamics = tiny("multiscale", memory=memory)
     assert dynamics.looks_back == memory - 1
-    (features, actions), rewards = window(2, 6), torch.tensor([[0, 0, 1.0, 0, 0, 0], [0, -1, 0, 0, 1, 0]])
+    (features, actions), rewards = window(dynamics, 2, 6), torch.tensor([[0, 0, 1.0, 0, 0, 0], [0, -1, 0, 0, 1, 0]])
     state = dynamics.initial_state(2, elapsed=torch.tensor([3, 30]))
     for part in (slice(0, 2), slice(2, 6)):
         shown = features[:, part], actions[:, part], state, rewards[:, part]
@@ -82,11 +107,6 @@ def test_a_scale_that_does_not_divide_the_grid_is_refused(scale):
         fresh("multiscale", scale=scale)
 
 
-def test_a_latent_too_small_for_groups_is_refused():
-    with pytest.raises(ConfigError, match="joint: expected latents of at least 2x2 cells, got 1x4"):
-        MultiscaleDynamics(MultiscaleConfig(scale=1), (CHANNELS, 1, 4), CODES, ACTIONS)
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -99,8 +119,11 @@ def test_a_latent_too_small_for_groups_is_refused():
         {"scale": 0},
         {"clock": 0},
         {"clock": 129},
-        {"joint": 0},
+        {"cell_hidden": 0},
+        {"least_change": 0.0},
+        {"least_change": 1.0},
         {"least_chance": 1.0},
+        {"coarse_dropout": 1.0},
         {"reward_hidden": 0},
     ],
     ids=str,

@@ -426,8 +426,8 @@ def test_a_missing_device_is_an_error(tiny_dream: Dream) -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_stepping_and_resetting_never_wait_for_the_device(tiny_dream: Dream) -> None:
-    simulator = simulate(tiny_dream, num_envs=64, horizon=3, device="cuda")
+def test_stepping_and_resetting_never_wait_for_the_device(any_dream: Dream) -> None:
+    simulator = simulate(any_dream, num_envs=64, horizon=3, device="cuda")
     simulator.reset()
     mask = torch.arange(64, device="cuda") % 2 == 0
     actions = torch.zeros(64, dtype=torch.int64, device="cuda")

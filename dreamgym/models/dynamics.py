@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.layers import MapLayerNorm, one_hot_planes
+from dreamgym.models.losses import latent_cross_entropy
 from dreamgym.streams import sample_categorical
 
 
@@ -20,9 +21,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         latent: (..., channels, height, width), what the latent head made of the step. Where cells are drawn
-            independently these are the scores U of Robine et al. 2023, Eq. 15, and channels the codes; else the
-            features of a head that draws them in turn. :meth:`Dynamics.draw_latent` and :meth:`Dynamics.latent_logits`
-            know which.
+            independently these are the scores U of Robine et al. 2023, Eq. 15, and channels the codes; else what a head
+            that draws them in turn needs. :meth:`Dynamics.draw_latent` and :meth:`Dynamics.latent_logits` know which.
         reward_logits: (..., 3), the scores V of Eq. 16 for rewards -1, 0, 1.
         end_logit: (...,), log-odds that the episode ends with this step.
     """
@@ -59,6 +59,18 @@ class Dynamics(Protocol):
         """Steps at the start of a window that are only shown in training, with :meth:`remember`; 0 for none."""
         ...
 
+    @property
+    def takes_codes(self) -> bool:
+        """Whether "features" are the latents themselves, (..., height, width) int64, and :meth:`look_up` tells more."""
+        ...
+
+    def look_up(self, codebook: Tensor) -> None:
+        """Take the codec's codes (num_codes, channels), before latents are shown and drawn; only where ``takes_codes``.
+
+        :meth:`dreamgym.world_model.WorldModel.shown` does so whenever it shows latents.
+        """
+        ...
+
     def remember(self, features: Tensor, actions: Tensor, state: Any, rewards: Tensor) -> Any:
         """The state after a window (batch, time, ...), predicting nothing; only where ``looks_back`` is not 0."""
         ...
@@ -68,7 +80,7 @@ class Dynamics(Protocol):
         ...
 
     def step(self, features: Tensor, action: Tensor, state: Any) -> tuple[Prediction, Any]:
-        """Features (batch, channels, height, width) and actions (batch,) to the prediction and the next state."""
+        """Features (batch, channels, height, width), or latents, and actions (batch,) to prediction and next state."""
         ...
 
     def sequence(
@@ -87,6 +99,10 @@ class Dynamics(Protocol):
         Returns:
             (..., codes, height, width) float32; the product of the cells' chances is the chance of ``latents``.
         """
+        ...
+
+    def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """What the latent head is fitted by: (...,) nats, where the next latents are (..., height, width) int64."""
         ...
 
     def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
@@ -251,6 +267,7 @@ class ConvLSTM(nn.Module):
         self.end_head = RewardHead(trunk, *size, 64, 1, channels=8) if config.end_head else None
 
     looks_back = 0
+    takes_codes = False
 
     @property
     def hidden_shape(self) -> tuple[int, int, int]:
@@ -320,6 +337,13 @@ class ConvLSTM(nn.Module):
     def latent_logits(self, prediction: Prediction, latents: Tensor) -> Tensor:
         """The scores U (Eq. 15): every cell is drawn independently."""
         return prediction.latent
+
+    def look_up(self, codebook: Tensor) -> None:
+        """Nothing: features are taken."""
+
+    def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """Cross-entropy of the cells' codes (Eq. 14-15): (...,) nats."""
+        return latent_cross_entropy(self.latent_logits(prediction, latents), latents)
 
     def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """Draw every cell of the next latent on its own."""

@@ -105,16 +105,16 @@ def latent_cross_entropy(logits: Tensor, latents: Tensor) -> Tensor:
     """Cross-entropy of the next latent, summed over its cells (Robine et al. 2023, Eq. 14-15).
 
     Args:
-        logits: (batch, time, codes, height, width).
-        latents: (batch, time, height, width) int64, the codes that came.
+        logits: (..., codes, height, width).
+        latents: (..., height, width) int64, the codes that came.
 
     Returns:
-        (batch, time), nats.
+        (...,), nats.
     """
     # One row a cell: heads that draw cells in turn hold the scores like that, and any other order would copy them.
-    rows = logits.movedim(2, -1)
+    rows = logits.movedim(-3, -1)
     losses = F.cross_entropy(rows.reshape(-1, rows.shape[-1]), latents.reshape(-1), reduction="none")
-    return losses.view(latents.shape).sum(dim=(2, 3))
+    return losses.view(latents.shape).sum(dim=(-2, -1))
 
 
 def reward_classes(rewards: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 A ball flies in the same way wherever it is, and a network that is the same at every cell (a convolution on the latent's
 own grid) learns that from all places at once. :mod:`dreamgym.models.residual` works on cells of 16 pixels only: inside
-them every place is learned anew. Here two stacks of residual blocks with few channels run on the fine grid, before and
-after one with many channels on a coarse grid, which sees far and knows actions, time and place: a U-Net (Ronneberger et
-al. 2015), as in DIAMOND (Alonso et al. 2024), with two levels. Like those it is shown the last few latents and carries
-nothing else but the clock of :mod:`dreamgym.models.residual`.
+them every place is learned anew. Here residual blocks with few channels run on the fine grid, and after them some with
+many channels on a coarse grid, which sees far and knows actions, time and place; what they found goes back to the fine
+grid, as in a U-Net (Ronneberger et al. 2015) with two levels, and from there to the few cells that may change
+(:mod:`dreamgym.models.candidates`). Like the others it is shown the last few latents and carries nothing else but the
+clock of :mod:`dreamgym.models.residual`.
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamgym.errors import ConfigError
+from dreamgym.models.candidates import CandidateHead
 from dreamgym.models.dynamics import Prediction, RewardHead
-from dreamgym.models.joint import JointLatentHead
 from dreamgym.models.losses import NO_REWARD, reward_classes
 from dreamgym.models.residual import REWARDED, ResidualBlock, one_by_one, steps_since
 from dreamgym.replay import LONGEST_ELAPSED
@@ -30,16 +31,19 @@ class MultiscaleConfig:
     Attributes:
         memory: latents and actions seen, the newest included.
         fine: channels on the latent's own grid.
-        fine_blocks: residual blocks there, before and again after the coarse ones.
+        fine_blocks: residual blocks there.
         embedding: channels in which one latent is shown.
         channels: on the coarse grid.
         blocks: residual blocks there.
         scale: side of the square of latent cells that is one cell of the coarse grid.
         clock: largest number of steps since the last reward that is told from larger ones.
-        joint: channels of the head that draws a latent's cells in turn (:mod:`dreamgym.models.joint`).
+        cell_hidden: units of the layers that see one cell which may change.
+        least_change: chance of a change from which a cell is looked at; all others keep their code.
         least_chance: no code is drawn whose chance, at temperature 1, is less than this share of the likeliest one's.
         reward_hidden: units of the reward head's linear layer.
         end_head: whether the end of the episode is predicted.
+        coarse_dropout: share of the latents whose fine grid is not told what the coarse one found, in training: what
+            can be seen near by, a ball that meets a paddle, is then not learned by heart for every place.
         dropout: share of channels that a block does not add, in training.
         reward_dropout: share of channels that the reward head does not see, in training.
     """
@@ -52,16 +56,18 @@ class MultiscaleConfig:
     blocks: int = 2
     scale: int = 4
     clock: int = 32
-    joint: int = 32
+    cell_hidden: int = 128
+    least_change: float = 0.001
     least_chance: float = 0.0
     reward_hidden: int = 128
     end_head: bool = True
+    coarse_dropout: float = 0.0
     dropout: float = 0.0
     reward_dropout: float = 0.2
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("memory", "fine", "embedding", "channels", "scale", "joint", "reward_hidden"):
+        for name in ("memory", "fine", "embedding", "channels", "scale", "cell_hidden", "reward_hidden"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
         if min(self.fine_blocks, self.blocks) < 0:
@@ -69,16 +75,18 @@ class MultiscaleConfig:
         if not 1 <= self.clock <= LONGEST_ELAPSED:
             # No longer time is ever seen in training.
             raise ConfigError(f"clock: expected 1 to {LONGEST_ELAPSED}, got {self.clock}.")
-        for name in ("dropout", "reward_dropout", "least_chance"):
+        for name in ("coarse_dropout", "dropout", "reward_dropout", "least_chance"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 0 and less than 1, got {getattr(self, name)}.")
+        if not 0 < self.least_change < 1:
+            raise ConfigError(f"least_change: expected more than 0 and less than 1, got {self.least_change}.")
 
 
 class MultiscaleState(NamedTuple):
     """What was seen and done before the newest latent, and what was made of it."""
 
     seen: Tensor
-    """(batch, memory - 1, height, width, embedding) float32, oldest first; zeros before the first step."""
+    """(batch, memory - 1, height, width) int64, latents, oldest first; ``num_codes`` where nothing was seen yet."""
     acted: Tensor
     """(batch, memory - 1, actions) float32: the actions taken there, one-hot if discrete."""
     trunk: Tensor
@@ -89,6 +97,11 @@ class MultiscaleState(NamedTuple):
 
 class MultiscaleDynamics(nn.Module):
     """p(z_{t+1}, r_t, d_t | z_{t-k+1..t}, a_{t-k+1..t}) with k = ``memory``."""
+
+    codebook: Tensor
+    """(num_codes + 1, depth): the codec's codes, on one scale, and zeros for what was not seen."""
+
+    takes_codes = True
 
     def __init__(
         self, config: MultiscaleConfig, embedding_shape: tuple[int, int, int], num_codes: int, num_actions: int
@@ -103,10 +116,9 @@ class MultiscaleDynamics(nn.Module):
             raise ConfigError(
                 f"scale: expected a divisor of the latent's {self._height}x{self._width}, got {config.scale}."
             )
-        if min(self._height, self._width) < 2:
-            raise ConfigError(f"joint: expected latents of at least 2x2 cells, got {self._height}x{self._width}.")
         self._coarse = self._height // scale, self._width // scale
-        self.embed = nn.Conv2d(depth, config.embedding, 1)
+        self.register_buffer("codebook", torch.zeros(num_codes + 1, depth), persistent=False)
+        self.embed = nn.Linear(depth, config.embedding)
         self.inputs = nn.Conv2d(config.memory * config.embedding, fine, 3, padding=1)
         # What was done and what time it is, for every cell alike.
         self.given = nn.Linear(config.memory * num_actions, fine + channels, bias=False)
@@ -116,10 +128,9 @@ class MultiscaleDynamics(nn.Module):
         self.down = nn.Conv2d(fine, channels, scale, stride=scale)
         self.blocks = self._blocks(channels, config.blocks)
         self.up = nn.Conv2d(channels, fine * scale**2, 1)
-        self.after = self._blocks(fine, config.fine_blocks)
-        # Most cells keep their code: the latent head sees the newest latent besides the features.
-        self.latent_head = nn.Conv2d(fine + config.embedding, config.joint, 1)
-        self.joint = JointLatentHead(config.joint, num_codes, config.least_chance, embedding=16)
+        self.latent_head = CandidateHead(
+            fine, num_codes, depth, config.cell_hidden, config.least_change, config.least_chance
+        )
         self.reward_dropout = nn.Dropout2d(config.reward_dropout)
         self.reward_head = RewardHead(channels, *self._coarse, config.reward_hidden, 3)
         self.end_head = RewardHead(channels, *self._coarse, 64, 1, channels=8) if config.end_head else None
@@ -128,6 +139,13 @@ class MultiscaleDynamics(nn.Module):
 
     def _blocks(self, channels: int, count: int) -> nn.Sequential:
         return nn.Sequential(*(ResidualBlock(channels, self.config.dropout) for _ in range(count)))
+
+    def look_up(self, codebook: Tensor) -> None:
+        """Take the codec's codes (num_codes, depth), so that what looks alike is alike from the start."""
+        centred = codebook - codebook.mean(dim=0)
+        scaled = centred / centred.std(dim=0).mean().clamp(min=1e-6)
+        # A new tensor: gradients of what was computed before still need the old one.
+        self.codebook = F.pad(scaled, (0, 0, 0, 1))
 
     @property
     def looks_back(self) -> int:
@@ -143,11 +161,11 @@ class MultiscaleDynamics(nn.Module):
         self, batch: int, device: torch.device | None = None, elapsed: Tensor | None = None
     ) -> MultiscaleState:
         """Nothing seen yet, for ``batch`` sequences; ``elapsed`` (batch,) steps since the last reward, else unknown."""
-        device = device or self.latent_head.weight.device
+        device = device or self.embed.weight.device
         config = self.config
         longest = torch.full((batch,), config.clock, device=device)
         return MultiscaleState(
-            torch.zeros(batch, config.memory - 1, self._height, self._width, config.embedding, device=device),
+            torch.full((batch, config.memory - 1, self._height, self._width), len(self.codebook) - 1, device=device),
             torch.zeros(batch, config.memory - 1, self.num_actions, device=device),
             torch.zeros(batch, *self.hidden_shape, device=device),
             longest if elapsed is None else torch.minimum(elapsed.to(longest), longest),
@@ -161,7 +179,7 @@ class MultiscaleDynamics(nn.Module):
         """One step: a sequence of length one.
 
         Args:
-            features: (batch, channels, height, width), the embedding of z_t.
+            features: (batch, height, width) int64, z_t itself.
             action: (batch,) int64, or (batch, num_actions) float32 if continuous.
             state: what was seen before.
 
@@ -179,10 +197,10 @@ class MultiscaleDynamics(nn.Module):
         rewards: Tensor | None = None,
         ends: Tensor | None = None,
     ) -> tuple[Prediction, MultiscaleState]:
-        """Predict every step of a window from the true features and actions up to it.
+        """Predict every step of a window from the true latents and actions up to it.
 
         Args:
-            features: (batch, time, channels, height, width).
+            features: (batch, time, height, width) int64, the latents themselves.
             actions: (batch, time) int64, or (batch, time, num_actions) float32.
             state: before the first step.
             rewards: (batch, time), which set the clock back; without them the predicted ones do.
@@ -197,44 +215,43 @@ class MultiscaleDynamics(nn.Module):
         config = self.config
         rewarded = None if rewards is None else reward_classes(rewards) != NO_REWARD
         elapsed = steps_since(state.elapsed, rewarded, time, config.clock)
-        embedded, seen, acted = self._take_in(features, actions, state)
-        shown, done = (
-            torch.cat([values[:, lag : lag + time] for lag in range(config.memory)], dim=-1).flatten(0, 1)
-            for values in (seen, acted)
-        )
+        seen, acted = self._take_in(features, actions, state)
+        # (batch * time, height, width, memory): the newest codes of every cell.
+        codes = seen.unfold(1, config.memory, 1).flatten(0, 1)
+        # In full precision: a table's gradient sums over very many cells.
+        shown = F.embedding(codes, self.embed(self.codebook).float()).flatten(3).permute(0, 3, 1, 2)
+        done = acted.unfold(1, config.memory, 1).transpose(2, 3).flatten(0, 1).flatten(1)
         given = self.given(done) + self.clock(elapsed[:, :time].flatten())
-        given = given[:, :, None, None].to(embedded.dtype)
-        fine = self.before(self.inputs(shown.permute(0, 3, 1, 2)) + given[:, : config.fine])
+        given = given[:, :, None, None].to(shown.dtype)
+        fine = self.before(self.inputs(shown) + given[:, : config.fine])
         trunk = F.relu(self.blocks(self.down(F.relu(fine)) + self.position + given[:, config.fine :]))
-        fine = F.relu(self.after(fine + _spread(self.up(trunk), config.scale)))
-        latent = self.latent_head(torch.cat([fine, embedded], dim=1)).float()
+        back = _spread(self.up(trunk), config.scale)
+        if self.training and config.coarse_dropout:
+            told = torch.rand(len(back), 1, 1, 1, device=back.device) >= config.coarse_dropout
+            back = back * told.to(back.dtype)
+        fine = F.relu(fine + back)
+        latent = self.latent_head.prepare(fine, codes[..., -1]).float()
         heads = latent, self.reward_head(self.reward_dropout(trunk)).float(), self._end_logits(trunk).float()
         prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
         if rewards is None:
             chances = torch.softmax(prediction.reward_logits.detach(), dim=-1)
             elapsed = steps_since(state.elapsed, 1 - chances[..., NO_REWARD] > REWARDED, time, config.clock)
         last = trunk.unflatten(0, (batch, time))[:, -1].float()
-        return prediction, MultiscaleState(seen[:, time:].float(), acted[:, time:], last, elapsed[:, time])
+        return prediction, MultiscaleState(seen[:, time:], acted[:, time:], last, elapsed[:, time])
 
     def remember(self, features: Tensor, actions: Tensor, state: MultiscaleState, rewards: Tensor) -> MultiscaleState:
         """The state after a window, as :meth:`sequence` leaves it but for ``trunk``, without predicting anything."""
         kept, time = self.looks_back, features.shape[1]
-        _, seen, acted = self._take_in(features, actions, state)
+        seen, acted = self._take_in(features, actions, state)
         elapsed = steps_since(state.elapsed, reward_classes(rewards) != NO_REWARD, time, self.config.clock)
         last = slice(seen.shape[1] - kept, None)
-        return MultiscaleState(seen[:, last].float(), acted[:, last], state.trunk, elapsed[:, time])
+        return MultiscaleState(seen[:, last], acted[:, last], state.trunk, elapsed[:, time])
 
-    def _take_in(self, features: Tensor, actions: Tensor, state: MultiscaleState) -> tuple[Tensor, Tensor, Tensor]:
-        """A window as it is shown, (batch * time, embedding, height, width); after the state's, what was seen and done.
-
-        (batch, memory - 1 + time, height, width, embedding) and (batch, memory - 1 + time, actions).
-        """
-        embedded = self.embed(features.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        # Channels last: (batch, time, height, width, channels).
-        new = embedded.permute(0, 2, 3, 1).unflatten(0, features.shape[:2])
+    def _take_in(self, codes: Tensor, actions: Tensor, state: MultiscaleState) -> tuple[Tensor, Tensor]:
+        """A window after what the state remembers: codes (batch, memory - 1 + time, height, width), actions alike."""
         taken = actions if actions.is_floating_point() else F.one_hot(actions, self.num_actions)
-        seen = torch.cat([state.seen.to(new.dtype), new], dim=1)
-        return embedded, seen, torch.cat([state.acted, taken.to(state.acted.dtype)], dim=1)
+        seen = torch.cat([state.seen, codes], dim=1)
+        return seen, torch.cat([state.acted, taken.to(state.acted.dtype)], dim=1)
 
     def _end_logits(self, trunk: Tensor) -> Tensor:
         if self.end_head is None:
@@ -243,12 +260,17 @@ class MultiscaleDynamics(nn.Module):
 
     def latent_logits(self, prediction: Prediction, latents: Tensor) -> Tensor:
         """Scores (..., codes, height, width) of the next latent's cells; ``latents`` shows the groups drawn before."""
-        flat = self.joint.logits(prediction.latent.flatten(0, -4), latents.flatten(0, -3))
+        flat = self.latent_head.logits(prediction.latent.flatten(0, -4), latents.flatten(0, -3), self.codebook[:-1])
+        return flat.unflatten(0, latents.shape[:-2])
+
+    def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """What the latent head is fitted by, (...) nats, where (..., height, width) came."""
+        flat = self.latent_head.loss(prediction.latent.flatten(0, -4), latents.flatten(0, -3), self.codebook[:-1])
         return flat.unflatten(0, latents.shape[:-2])
 
     def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """Draw the next latent (batch, height, width)."""
-        return self.joint.draw(prediction.latent, uniforms, temperature)
+        return self.latent_head.draw(prediction.latent, uniforms, temperature, self.codebook[:-1])
 
 
 def _spread(outputs: Tensor, side: int) -> Tensor:

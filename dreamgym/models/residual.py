@@ -22,7 +22,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.models.dynamics import Prediction, RewardHead
 from dreamgym.models.joint import JointLatentHead, drop_unlikely
 from dreamgym.models.layers import one_hot_planes
-from dreamgym.models.losses import NO_REWARD, reward_classes
+from dreamgym.models.losses import NO_REWARD, latent_cross_entropy, reward_classes
 from dreamgym.replay import LONGEST_ELAPSED
 from dreamgym.streams import sample_categorical
 
@@ -180,6 +180,7 @@ class ResidualDynamics(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     looks_back = 0
+    takes_codes = False
 
     @property
     def hidden_shape(self) -> tuple[int, int, int]:
@@ -272,6 +273,13 @@ class ResidualDynamics(nn.Module):
             return prediction.latent
         flat = self.joint.logits(prediction.latent.flatten(0, -4), latents.flatten(0, -3))
         return flat.unflatten(0, latents.shape[:-2])
+
+    def look_up(self, codebook: Tensor) -> None:
+        """Nothing: features are taken."""
+
+    def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """Cross-entropy of the cells' codes: (...,) nats."""
+        return latent_cross_entropy(self.latent_logits(prediction, latents), latents)
 
     def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """Draw the next latent (batch, height, width)."""

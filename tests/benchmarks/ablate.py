@@ -105,7 +105,7 @@ _WIDE_CODES = {"stages": 3, "stage_kernel": 4, "pictures": False, "quantizer": Q
 _PATCH_CODES = {"stages": 3, "quantizer": QuantizerConfig(num_codes=256, dead_below=0.002)}
 _PUBLISHED = replace(VQVAEConfig.published(), width=16, **_FRAME)
 _ONE_GRID = ResidualConfig(clock=32, joint=64, least_chance=0.05, dropout=0.0)
-_NARROW = {"fine": 24, "joint": 32, "embedding": 12}
+_NARROW = {"fine": 24, "cell_hidden": 128, "embedding": 8}
 _WINDOWS = {"dynamics_batch_size": 8, "sequence_length": 16}
 _BALANCED = {"windows": "balanced"}
 _LSTM = ConvLSTMConfig(hidden=64, kernel=3, reward_hidden=128, latent_skip=True, patch=4)

@@ -1,0 +1,255 @@
+"""Drawing only the cells that may change, one after the other.
+
+From one latent to the next few cells change: in Pong 8 of 560. A gate, one number a cell, tells which may; all others
+keep their code. The candidates are drawn in turn, so that they fit together: where a code shows one small thing and the
+model is not sure in which of two cells it is, cells drawn on their own (Robine et al. 2023, Eq. 15) both stay empty
+half of the time, and the thing is gone for good. The order is that of the autoregressive models of images (van den Oord
+et al. 2016, PixelCNN) in groups (Reed et al. 2017, "Parallel multiscale autoregressive density estimation"), each given
+what is known by then of the 5x5 cells around: the codes that stay and those drawn before.
+
+    0 2
+    3 1    repeated over the map: neighbours are always of different groups.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamgym.models.joint import drop_unlikely
+from dreamgym.streams import sample_categorical
+
+GROUPS = 4
+_REACH = 2
+"""Cells to every side of a candidate that it is shown the codes of."""
+
+_BLOCK = 16
+"""Candidates are drawn in multiples of so many."""
+
+_MOST = 48
+"""Candidates of a latent that are fitted to, in the mean of a batch, besides the cells that change."""
+
+
+class CandidateHead(nn.Module):
+    """p(z_{t+1}) from a map of features and z_t, computed for few cells."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_codes: int,
+        depth: int,
+        hidden: int,
+        threshold: float,
+        least_chance: float,
+        embedding: int = 16,
+    ) -> None:
+        """Build the head.
+
+        Args:
+            channels: of the features.
+            num_codes: codes of a cell.
+            depth: channels of a code's embedding in the codebook.
+            hidden: units of the layers that see one candidate.
+            threshold: chance of a change from which a cell is a candidate.
+            least_chance: see :func:`dreamgym.models.joint.drop_unlikely`.
+            embedding: channels in which a cell is shown to the candidates around it.
+        """
+        super().__init__()
+        self.num_codes, self.threshold, self.least_chance = (
+            num_codes,
+            math.log(threshold / (1 - threshold)),
+            least_chance,
+        )
+        self.gate = nn.Conv2d(channels, 1, 3, padding=1)
+        nn.init.constant_(self.gate.bias, -7.0)  # pyright: ignore[reportArgumentType]
+        self.around = nn.Linear(9 * channels, hidden)
+        self.current = nn.Linear(depth, hidden, bias=False)
+        self.copied = nn.Embedding(num_codes, hidden)
+        self.codes = nn.Linear(depth, embedding, bias=False)
+        self.unknown = nn.Parameter(torch.zeros(2, embedding))
+        self.neighbours = nn.Linear((2 * _REACH + 1) ** 2 * embedding, hidden, bias=False)
+        self.mix = nn.Linear(hidden, hidden)
+        self.scores = nn.Linear(hidden, num_codes)
+        self.likeness = nn.Linear(hidden, depth, bias=False)
+        nn.init.zeros_(self.likeness.weight)
+        nn.init.zeros_(self.copied.weight)
+
+    def prepare(self, features: Tensor, latents: Tensor) -> Tensor:
+        """What a prediction holds: features, the gate's log-odds of a change, and the current codes.
+
+        (batch, channels, height, width) and (batch, height, width) int64 to (batch, channels + 2, height, width).
+        """
+        return torch.cat([features, self.gate(features), latents[:, None].to(features.dtype)], dim=1)
+
+    def loss(self, prepared: Tensor, latents: Tensor, codebook: Tensor) -> Tensor:
+        """Cross-entropies of the gate, over all cells, and of the candidates' codes.
+
+        Args:
+            prepared: of :meth:`prepare`.
+            latents: (batch, height, width) int64, the codes that came.
+            codebook: (num_codes, depth), what the codes look like.
+
+        Returns:
+            (batch,) nats.
+        """
+        gate, current = prepared[:, -2].float(), prepared[:, -1].long()
+        changed = latents != current
+        # A gate that has not learned yet lets too many in.
+        likely = (gate > self.threshold).flatten().nonzero()[:, 0]
+        if len(likely) > _MOST * len(latents):
+            likely = likely[gate.flatten()[likely].topk(_MOST * len(latents), sorted=False).indices]
+        turns = _turns(changed.flatten().index_fill(0, likely, True).view_as(changed))
+        cells = (turns >= 0).nonzero()
+        scores = self._scores(
+            self._own(prepared, cells, codebook),
+            _padded(latents, self.num_codes + 1),
+            _padded(turns, -1),
+            cells,
+            codebook,
+        )
+        drawn = F.cross_entropy(scores, latents[tuple(cells.T)], reduction="none")
+        gates = F.binary_cross_entropy_with_logits(gate, changed.float(), reduction="none").sum(dim=(1, 2))
+        return gates.index_add(0, cells[:, 0], drawn)
+
+    def logits(self, prepared: Tensor, latents: Tensor, codebook: Tensor) -> Tensor:
+        """Scores of every cell, given the cells drawn before it.
+
+        Args:
+            prepared: of :meth:`prepare`.
+            latents: (batch, height, width) int64.
+            codebook: (num_codes, depth).
+
+        Returns:
+            (batch, codes, height, width) float32; a cell that is no candidate changes with the gate's chance, to all
+            codes alike.
+        """
+        gate, current = prepared[:, -2].float(), prepared[:, -1].long()
+        turns = self._turns_of(gate)
+        cells = (turns >= 0).nonzero()
+        each = F.logsigmoid(gate) - math.log(max(1, self.num_codes - 1))
+        rows = (
+            each[..., None]
+            .expand(*gate.shape, self.num_codes)
+            .scatter(-1, current[..., None], F.logsigmoid(-gate)[..., None])
+        )
+        scores = self._scores(
+            self._own(prepared, cells, codebook),
+            _padded(latents, self.num_codes + 1),
+            _padded(turns, -1),
+            cells,
+            codebook,
+        )
+        return rows.index_put(tuple(cells.T), scores).movedim(-1, 1)
+
+    def draw(
+        self, prepared: Tensor, uniforms: Tensor, temperature: float, codebook: Tensor, every: bool | None = None
+    ) -> Tensor:
+        """Draw a latent group by group.
+
+        Args:
+            prepared: of :meth:`prepare`.
+            uniforms: (batch, height, width) in [0, 1).
+            temperature: divides the scores; 0 takes the most likely code of each candidate.
+            codebook: (num_codes, depth).
+            every: compute the scores of all cells, candidates or not: the latents are the same. None does so on an
+                accelerator, which would have to be waited for to learn how many candidates there are.
+
+        Returns:
+            (batch, height, width) int64.
+        """
+        gate, current = prepared[:, -2], prepared[:, -1].long()
+        turns = self._turns_of(gate)
+        parts = _every_cell(turns) if every or (every is None and turns.device.type != "cpu") else _candidates(turns)
+        latents, known = _padded(current, self.num_codes + 1), _padded(turns, -1)
+        inside = latents[:, _REACH:-_REACH, _REACH:-_REACH]
+        for cells in parts:
+            if len(cells) == 0:
+                continue
+            # What a dream draws does not depend on how many cells of others are drawn with it.
+            filled, where = _filled(cells), tuple(cells.T)
+            scores = self._scores(self._own(prepared, filled, codebook), latents, known, filled, codebook)[: len(cells)]
+            drawn = sample_categorical(drop_unlikely(scores, self.least_chance), uniforms[where], temperature)
+            inside[where] = torch.where(turns[where] < 0, current[where], drawn)
+        return inside.contiguous()
+
+    def _turns_of(self, gate: Tensor) -> Tensor:
+        """The group in which a cell is drawn, -1 for those that stay; what is no number is never certain to stay."""
+        return _turns(~(gate <= self.threshold))
+
+    def _own(self, prepared: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
+        """What candidates (count, 3) int64 are shown of the features around: (count, hidden)."""
+        features = F.pad(prepared[:, :-2].permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+        places = _places(cells, *features.shape[1:3], 1)
+        shown = (
+            features.reshape(-1, features.shape[-1])
+            .index_select(0, places.flatten())
+            .view(len(cells), self.around.in_features)
+        )
+        current = prepared[:, -1].long()[tuple(cells.T)]
+        # Alike where codes look alike, and each with something of its own, so that it can be kept.
+        table = self.current(codebook) + self.copied.weight
+        return self.around(shown) + F.embedding(current, table)
+
+    def _table(self, codebook: Tensor) -> Tensor:
+        return torch.cat([self.codes(codebook), self.unknown.to(codebook.dtype)])
+
+    def _scores(self, own: Tensor, latents: Tensor, turns: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
+        """Scores (count, codes) of candidates, given padded latents and whose turn each cell is (-1: it stays)."""
+        places = _places(cells, *latents.shape[1:], _REACH)
+        around, when = latents.flatten()[places], turns.flatten()[places]
+        mine = when[:, places.shape[1] // 2, None]
+        around = torch.where(when < mine, around, self.num_codes)
+        hidden = own + self.neighbours(F.embedding(around, self._table(codebook)).flatten(1))
+        hidden = hidden + self.mix(F.relu(hidden))
+        hidden = F.relu(hidden)
+        return (self.scores(hidden) + self.likeness(hidden) @ codebook.T).float()
+
+
+def _turns(candidates: Tensor) -> Tensor:
+    """(batch, height, width): the group in which a candidate is drawn; -1 for the other cells."""
+    return torch.where(candidates, _groups(candidates), -1)
+
+
+def _groups(maps: Tensor) -> Tensor:
+    """(height, width): the group of every cell of (batch, height, width), on its device."""
+    row, column = (torch.arange(size, device=maps.device) % 2 for size in maps.shape[1:])
+    # 0 2
+    # 3 1
+    return torch.where(row[:, None] == column, row[:, None], 2 + row[:, None])
+
+
+def _candidates(turns: Tensor) -> list[Tensor]:
+    """Group by group the candidates, (count, 3) int64: batch, row, column."""
+    cells = (turns >= 0).nonzero()
+    mine = turns[tuple(cells.T)]
+    return [cells[mine == group] for group in range(GROUPS)]
+
+
+def _every_cell(turns: Tensor) -> list[Tensor]:
+    """The same of all cells, without asking the device which are candidates."""
+    batch, height, width = (torch.arange(size, device=turns.device) for size in turns.shape)
+    return [
+        torch.cartesian_prod(batch, height[first::2], width[second::2])
+        for first, second in ((0, 0), (1, 1), (0, 1), (1, 0))
+    ]
+
+
+def _filled(cells: Tensor) -> Tensor:
+    """Cells and copies of the first of them, up to a whole number of blocks.
+
+    In products of few rows the last bits of one depend on how many there are.
+    """
+    return torch.cat([cells, cells[:1].expand(-len(cells) % _BLOCK, -1)])
+
+
+def _padded(maps: Tensor, value: int) -> Tensor:
+    return F.pad(maps, (_REACH,) * 4, value=value)
+
+
+def _places(cells: Tensor, height: int, width: int, reach: int) -> Tensor:
+    """Where the cells around (count, 3) are in a flattened padded map: (count, (2 reach + 1)^2)."""
+    batch, row, column = cells.unbind(1)
+    side = torch.arange(2 * reach + 1, device=cells.device)
+    offsets = (side[:, None] * width + side).flatten()
+    return ((batch * height + row) * width + column)[:, None] + offsets
