@@ -180,7 +180,7 @@ class CandidateHead(nn.Module):
     def _own(self, prepared: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
         """What candidates (count, 3) int64 are shown of the features around: (count, hidden)."""
         features = F.pad(prepared[:, :-2].permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        places = _places(cells, *features.shape[1:3], 1)
+        places = _places(cells, features.shape[1], features.shape[2], 1)
         shown = (
             features.reshape(-1, features.shape[-1])
             .index_select(0, places.flatten())
@@ -196,7 +196,7 @@ class CandidateHead(nn.Module):
 
     def _scores(self, own: Tensor, latents: Tensor, turns: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
         """Scores (count, codes) of candidates, given padded latents and whose turn each cell is (-1: it stays)."""
-        places = _places(cells, *latents.shape[1:], _REACH)
+        places = _places(cells, latents.shape[1], latents.shape[2], _REACH)
         around, when = latents.flatten()[places], turns.flatten()[places]
         mine = when[:, places.shape[1] // 2, None]
         around = torch.where(when < mine, around, self.num_codes)
