@@ -100,14 +100,7 @@ class CandidateHead(nn.Module):
         if len(likely) > _MOST * len(latents):
             likely = likely[gate.flatten()[likely].topk(_MOST * len(latents), sorted=False).indices]
         turns = _turns(changed.flatten().index_fill(0, likely, True).view_as(changed))
-        cells = (turns >= 0).nonzero()
-        scores = self._scores(
-            self._own(prepared, cells, codebook),
-            _padded(latents, self.num_codes + 1),
-            _padded(turns, -1),
-            cells,
-            codebook,
-        )
+        cells, scores = self._given(prepared, turns, latents, codebook)
         drawn = F.cross_entropy(scores, latents[tuple(cells.T)], reduction="none")
         gates = F.binary_cross_entropy_with_logits(gate, changed.float(), reduction="none").sum(dim=(1, 2))
         return gates.index_add(0, cells[:, 0], drawn)
@@ -125,20 +118,12 @@ class CandidateHead(nn.Module):
             codes alike.
         """
         gate, current = prepared[:, -2].float(), prepared[:, -1].long()
-        turns = self._turns_of(gate)
-        cells = (turns >= 0).nonzero()
+        cells, scores = self._given(prepared, self._turns_of(gate), latents, codebook)
         each = F.logsigmoid(gate) - math.log(max(1, self.num_codes - 1))
         rows = (
             each[..., None]
             .expand(*gate.shape, self.num_codes)
             .scatter(-1, current[..., None], F.logsigmoid(-gate)[..., None])
-        )
-        scores = self._scores(
-            self._own(prepared, cells, codebook),
-            _padded(latents, self.num_codes + 1),
-            _padded(turns, -1),
-            cells,
-            codebook,
         )
         return rows.index_put(tuple(cells.T), scores).movedim(-1, 1)
 
@@ -163,12 +148,14 @@ class CandidateHead(nn.Module):
         parts = _every_cell(turns) if every or (every is None and turns.device.type != "cpu") else _candidates(turns)
         latents, known = _padded(current, self.num_codes + 1), _padded(turns, -1)
         inside = latents[:, _REACH:-_REACH, _REACH:-_REACH]
-        for cells in parts:
+        # What a dream draws does not depend on how many cells of others are drawn with it.
+        blocks = [_filled(cells) for cells in parts]
+        owns = self._own(prepared, torch.cat(blocks), codebook).split([len(cells) for cells in blocks])
+        for cells, filled, own in zip(parts, blocks, owns, strict=True):
             if len(cells) == 0:
                 continue
-            # What a dream draws does not depend on how many cells of others are drawn with it.
-            filled, where = _filled(cells), tuple(cells.T)
-            scores = self._scores(self._own(prepared, filled, codebook), latents, known, filled, codebook)[: len(cells)]
+            where = tuple(cells.T)
+            scores = self._scores(own, latents, known, filled, codebook)[: len(cells)]
             drawn = sample_categorical(drop_unlikely(scores, self.least_chance), uniforms[where], temperature)
             inside[where] = torch.where(turns[where] < 0, current[where], drawn)
         return inside.contiguous()
@@ -176,6 +163,12 @@ class CandidateHead(nn.Module):
     def _turns_of(self, gate: Tensor) -> Tensor:
         """The group in which a cell is drawn, -1 for those that stay; what is no number is never certain to stay."""
         return _turns(~(gate <= self.threshold))
+
+    def _given(self, prepared: Tensor, turns: Tensor, latents: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+        """The candidates (count, 3), and their scores (count, codes) where ``latents`` is what is drawn."""
+        cells = (turns >= 0).nonzero()
+        seen = _padded(latents, self.num_codes + 1), _padded(turns, -1)
+        return cells, self._scores(self._own(prepared, cells, codebook), *seen, cells, codebook)
 
     def _own(self, prepared: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
         """What candidates (count, 3) int64 are shown of the features around: (count, hidden)."""
