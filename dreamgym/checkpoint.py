@@ -248,7 +248,8 @@ def _check_starts(file: Path, starts: StartStates, world_model: WorldModel) -> N
     fits = latents.dtype == torch.uint8 and tuple(latents.shape) == shape and len(latents) > 0
     fits = fits and actions.shape[:2] == latents.shape[:2] and valid.shape == latents.shape[:2]
     fits = fits and elapsed.dtype == torch.int64 and elapsed.shape == latents.shape[:1] and bool((elapsed >= 0).all())
-    if not fits or bool((latents >= world_model.codec.num_codes).any()):
+    # A byte is never 256, and compared with one it would be 0.
+    if not fits or int(latents.max()) >= world_model.codec.num_codes:
         raise CheckpointError(f"{file}: the start states have the wrong shape, type or range.")
 
 

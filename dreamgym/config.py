@@ -283,14 +283,16 @@ def _smoke() -> RunConfig:
 
 def _quick() -> RunConfig:
     """A dream with a ball in it, in minutes."""
+    laptop = _laptop()
     return replace(
-        _laptop(),
+        laptop,
         preset="quick",
         rounds=2,
         codec_updates=(500, 0),
         dynamics_updates=(800, 500),
         imagined_steps=(50_000,),
         collect=CollectConfig(first_steps=6_000, steps=3_000),
+        fit=replace(laptop.fit, unquantized_updates=200, settled_updates=300),
         evaluate=EvaluateConfig(),
     )
 
@@ -303,7 +305,7 @@ def _laptop() -> RunConfig:
         # The policy goes where the dream is wrong, and the sooner it is told, the less it learns of that.
         rounds=14,
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
-        codec_updates=(800, 0),
+        codec_updates=(700, 0),
         dynamics_updates=(2_500, *(900,) * 12, 2_500),
         # A dream of little experience is too easy to win in: more imagined steps as it grows true.
         imagined_steps=(40_000,) * 3 + (60_000,) * 4 + (100_000,) * 6 + (300_000,),
@@ -311,11 +313,14 @@ def _laptop() -> RunConfig:
         codec=VQVAEConfig(
             frame_size=112,
             frame_width=80,
+            # One pixel of four of one emulator frame: what moves has a fifth of the pictures of means and maxima.
+            shrink="nearest",
+            max_pool=False,
             width=16,
             stages=2,
             stage_kernel=2,
             pictures=True,
-            quantizer=QuantizerConfig(num_codes=128, dead_below=0.002),
+            quantizer=QuantizerConfig(num_codes=256, dead_below=0.002),
         ),
         dynamics=MultiscaleConfig(
             fine=32, channels=64, blocks=1, cell_hidden=192, least_chance=0.05, coarse_dropout=0.5
@@ -323,6 +328,10 @@ def _laptop() -> RunConfig:
         collect=CollectConfig(first_steps=12_800, steps=5_800),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
         fit=FitConfig(
+            # Each kind of cell its own code, once the encoder has seen enough of them.
+            codec_batch_size=32,
+            unquantized_updates=250,
+            settled_updates=450,
             dynamics_optimizer="muon",
             # Three steps shown and two predicted: as many different moments as the batch can hold.
             dynamics_batch_size=32,

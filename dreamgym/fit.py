@@ -35,6 +35,13 @@ _SHIFTED_FRAMES, _SHIFTED_WINDOWS = 0.5, 0.75
 """Shares of the codec's frames and of the dynamics' windows that are moved, where ``shift`` is set."""
 
 
+_SETTLING_FRAMES = 8_000
+"""Frames, evenly spaced, among whose cells the codes are chosen."""
+
+_AT_ONCE = 64
+"""Frames looked at together there."""
+
+
 @dataclass(frozen=True)
 class FitConfig:
     """How a world model is fitted. The defaults are the default recipe; ``published()`` is the paper's.
@@ -44,6 +51,8 @@ class FitConfig:
         codec_learning_rate: of Adam, at the start of a round.
         codec_warmup_learning_rate: the same in the first round, when the codec starts from nothing.
         unquantized_updates: first codec updates of a run without quantisation.
+        settled_updates: last codec updates of a fit in which only the decoder learns, after the codes have been chosen
+            anew from what the encoder makes of all experience; 0 leaves the codes to their moving averages.
         dynamics_batch_size: windows in a dynamics update.
         sequence_length: steps in a window, those included that some dynamics are only shown (``looks_back``).
         dynamics_optimizer: "adamw", or "muon" for the weight matrices with AdamW for what is left.
@@ -79,6 +88,7 @@ class FitConfig:
     codec_learning_rate: float = 5e-4
     codec_warmup_learning_rate: float = 1e-3
     unquantized_updates: int = 100
+    settled_updates: int = 0
     dynamics_batch_size: int = 64
     sequence_length: int = 16
     dynamics_optimizer: Literal["adamw", "muon"] = "adamw"
@@ -114,6 +124,11 @@ class FitConfig:
             raise ConfigError(f"shift: expected at least 0, got {self.shift}.")
         if self.shift and not 1 <= self.shift_step <= self.shift:
             raise ConfigError(f"shift_step: expected 1 to shift={self.shift}, got {self.shift_step}.")
+        if self.settled_updates < 0 or (self.settled_updates and self.interleaved):
+            raise ConfigError(
+                "settled_updates: expected at least 0, and 0 where codec and dynamics are fitted interleaved, "
+                f"got {self.settled_updates}."
+            )
         if self.shift and self.interleaved:
             raise ConfigError("shift: expected 0 where codec and dynamics are fitted interleaved.")
         if not 0 <= self.code_noise <= 0.5:
@@ -257,12 +272,19 @@ class Fitter:
         *,
         progress: bool = True,
     ) -> Report:
-        """Fit the codec alone; the first updates of a run are not quantised, then the codebook is seeded."""
+        """Fit the codec alone; the first updates of a run are not quantised, then the codebook is seeded.
+
+        With ``settled_updates`` the last ones fit the decoder to codes that are chosen anew.
+        """
         tracker = _Tracker(updates)
         start = self.config.codec_warmup_learning_rate if self.codec_updates == 0 else self.config.codec_learning_rate
+        free = max(0, updates - self.config.settled_updates)
         for update in _bar(updates, "codec", progress):
             _set_rate(self.codec_optimizer, start, update / updates, self.config.final_rate)
-            tracker.add(update, self._codec_update(replay, rng, generator))
+            if update == free:
+                self.world_model.codec.settle(self._every_kind_of_frame(replay), generator)
+            tracker.add(update, self._codec_update(replay, rng, generator, settled=update >= free))
+        self.world_model.codec.requires_grad_(True)
         self._surprise.forget()
         return tracker.report("codec/")
 
@@ -357,7 +379,15 @@ class Fitter:
             dynamics.add(update, self._dynamics_update(replay, windows, latents, generator))
         return warm | codec.report("codec/") | dynamics.report("dynamics/")
 
-    def _codec_update(self, replay: Replay, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+    def _every_kind_of_frame(self, replay: Replay) -> Iterator[Tensor]:
+        """Batches of frames, evenly spaced over the experience, on the model's device."""
+        chosen = np.arange(0, len(replay), max(1, len(replay) // _SETTLING_FRAMES))
+        for indices in np.array_split(chosen, math.ceil(len(chosen) / _AT_ONCE)):
+            yield torch.as_tensor(replay.frames_at(indices, self.world_model.frame_stack)).to(self.world_model.device)
+
+    def _codec_update(
+        self, replay: Replay, rng: np.random.Generator, generator: torch.Generator, *, settled: bool = False
+    ) -> dict[str, Tensor]:
         config, codec, device = self.config, self.world_model.codec, self.world_model.device
         indices = rng.integers(len(replay), size=config.codec_batch_size)
         frames = torch.as_tensor(replay.frames_at(indices, self.world_model.frame_stack)).to(device)
@@ -369,18 +399,21 @@ class Fitter:
         if shifts is not None:
             frames = shift_rows(frames, shifts)
             before = None if before is None else shift_rows(before, shifts)
-        quantized = self.codec_updates >= config.unquantized_updates
-        if quantized and config.unquantized_updates and self.codec_updates == config.unquantized_updates:
+        quantized = settled or self.codec_updates >= config.unquantized_updates
+        if not settled and config.unquantized_updates and self.codec_updates == config.unquantized_updates:
             codec.eval()
             with torch.no_grad():
                 codec.seed_codebook(frames, generator)
         codec.train()
+        if settled:
+            codec.fix_codes()
         with self.world_model.mixed_precision(config.bf16):
             loss, metrics = codec.loss(frames, before, quantized=quantized, shifts=shifts)
         self.codec_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.codec_optimizer.step()
-        codec.update(metrics, generator)
+        if not settled:
+            codec.update(metrics, generator)
         codec.eval()
         self._forget_latents()
         self.codec_updates += 1
@@ -501,7 +534,8 @@ def dynamics_loss(
     rewards, ends = rewards[:, back:], ends[:, back:]
     targets = latents[:, back + 1 :]
     latent_steps = world_model.dynamics.latent_loss(prediction, targets)
-    latent = masked_mean(latent_steps, next_valid, weights)
+    # Windows by surprise are drawn so as to shift this loss, and this loss alone.
+    latent = masked_mean(latent_steps, next_valid, None if config.windows == "surprise" else weights)
     reward = masked_mean(reward_cross_entropy(prediction.reward_logits, rewards), valid, weights)
     loss = latent + config.reward_weight * reward
     metrics = {"latent": latent.detach(), "reward": reward.detach(), "latent_steps": latent_steps.detach() * next_valid}

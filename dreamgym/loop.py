@@ -4,6 +4,7 @@ Every phase is a function of the files that the phases before it left and of nam
 killed and resumed ends with the weights of one that was not.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -39,13 +40,18 @@ from dreamgym.observations import ObservationBuilder
 from dreamgym.plots import plot_fidelity, plot_scores
 from dreamgym.pong import ball_survival
 from dreamgym.provenance import machine_record
-from dreamgym.real import make_game_env
+from dreamgym.real import flicker, make_game_env
 from dreamgym.real_env import GameOptions, make_real_env
 from dreamgym.replay import Replay
 from dreamgym.report import Record, flat_numbers, rollout_strip, round_line, summary_table, write_comparison
 from dreamgym.run_folder import Progress, RunFolder, derive_seed, evaluations
 from dreamgym.sb3 import make_sb3_env
 from dreamgym.world_model import WorldModel, WorldModelConfig
+
+_log = logging.getLogger("dreamgym")
+
+_FLICKER = 5.0
+"""Pixels of a screen that may come and go with every emulator frame before it is said."""
 
 
 def train(
@@ -121,6 +127,12 @@ class _Run:
             f"{config.rounds} rounds, {config.interactions:,} real steps. {describe_machine(self.device)}; "
             f"matrix products {rates['float32']:.0f} GFLOP/s float32, {rates['bfloat16']:.0f} bfloat16."
         )
+        if not config.codec.max_pool and flicker(config.game) > _FLICKER:
+            _log.warning(
+                "%s draws some things in every second frame only, and codec.max_pool=False may never show them: "
+                "--codec.max-pool shows the maximum of two frames.",
+                config.game,
+            )
         phases: dict[str, Callable[[int], Record]] = {
             "collect": self._collect,
             "fit": self._fit,
@@ -159,7 +171,7 @@ class _Run:
 
     def _play_game(self, index: int, steps: int) -> None:
         config = self.config
-        env = make_game_env(config.game, stack=1, size=config.codec.screen, **self.game_options)
+        env = make_game_env(config.game, stack=1, **config.codec.screen, **self.game_options)
         try:
             session = GameSession(env, self.replay, lambda n: derive_seed(config.seed, "episode", n))
             seed = derive_seed(config.seed, "collect", index)
@@ -284,7 +296,7 @@ class _Run:
     def _actions(self) -> spaces.Discrete | spaces.Box:
         """The game's action space."""
         game = self.config.game
-        env = make_game_env(game, stack=1, size=self.config.codec.screen, **self.game_options)
+        env = make_game_env(game, stack=1, **self.config.codec.screen, **self.game_options)
         env.close()
         space = env.action_space
         if isinstance(space, spaces.Discrete) and space.start == 0:

@@ -3,7 +3,8 @@
 The preprocessing is the one of the paper (Robine et al. 2023, Sect. 4 and App. A): minimal action set, each action
 repeated for four frames, the pixelwise maximum of the last two of them, grey, resized by area to 96 x 96, up to thirty
 no-ops after a reset, no FIRE press, no sticky actions, raw rewards, and a lost life that is reported but does not end
-the episode.
+the episode. What a frame shows of a screen can be chosen: its size, how it is made smaller, and whether the last
+emulator frame alone is looked at.
 """
 
 import difflib
@@ -29,6 +30,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import AtariPreprocessing, StickyAction
 
 from dreamgym.errors import InvalidActionError, InvalidInputError, UnknownGameError
+from dreamgym.screens import Shrink
 
 gym.register_envs(ale_py)
 # What AtariEnv does too, but after the first emulator has printed its banner.
@@ -98,12 +100,16 @@ class _Preprocessing:
     sticky_actions: float
     noop_max: int
     size: int | tuple[int, int]
+    shrink: Shrink
+    max_pool: bool
     frame_skip: int
     max_episode_steps: int
 
     def __post_init__(self) -> None:
         if isinstance(self.size, tuple) and len(self.size) != 2:
             raise InvalidInputError(f"size: expected pixels, or (height, width), got {self.size!r}.")
+        if self.shrink not in ("area", "nearest"):
+            raise InvalidInputError(f"shrink: expected 'area' or 'nearest', got {self.shrink!r}.")
         height, width = self.frame
         named = {name: getattr(self, name) for name in ("stack", "noop_max", "frame_skip", "max_episode_steps")}
         for name, value in (named | {"size": min(height, width)}).items():
@@ -134,6 +140,23 @@ class _Preprocessing:
             raise InvalidInputError(f"size: expected a frame that shows a screen of {screen}, got {self.size}.")
         return screen[0] // shrink, screen[1] // shrink
 
+    def emulated(self, screen: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of what is asked of an emulator with this screen: it shrinks by area."""
+        return self.shown(screen) if self.shrink == "area" and self.max_pool else screen
+
+    def shrunk(self, screens: Frames) -> Frames:
+        """Grey screens (..., height, width), made as small as they are shown."""
+        sides = cast("tuple[int, int]", screens.shape[-2:])
+        shown = self.shown(sides)
+        if sides == shown:
+            return screens
+        if self.shrink == "nearest":
+            rows, columns = (np.arange(new) * old // new for new, old in zip(shown, sides, strict=True))
+            return screens[..., rows[:, None], columns]
+        flat = screens.reshape(-1, *sides)
+        small = [cv2.resize(screen, shown[::-1], interpolation=cv2.INTER_AREA) for screen in flat]
+        return np.stack(small).reshape(*screens.shape[:-2], *shown).astype(np.uint8, copy=False)
+
 
 def make_game_env(
     game: str,
@@ -142,6 +165,8 @@ def make_game_env(
     sticky_actions: float = 0.0,
     noop_max: int = 30,
     size: int | tuple[int, int] = 96,
+    shrink: Shrink = "area",
+    max_pool: bool = True,
     frame_skip: int = 4,
     max_episode_steps: int = 27_000,
     render_mode: str | None = None,
@@ -166,6 +191,11 @@ def make_game_env(
             width): every side of the screen is divided by the same whole number, the smallest that makes it fit, and
             what is left below and beside it is black. Where that leaves no rest what moves keeps its shape, as games
             move things by whole pixels: (112, 80) shows 210 x 160 pixels at half their size.
+        shrink: how a screen is made smaller: every pixel the mean of what it stands for ("area", the paper's), or one
+            pixel of it ("nearest"): what moves then looks the same wherever it is, but what is thinner than the step
+            between two pixels can vanish.
+        max_pool: whether a frame shows the pixelwise maximum of the last two emulator frames, which games need that
+            draw some things in every second frame only, or the last alone, which has fewer shapes. ALE games only.
         frame_skip: emulator frames a step.
         max_episode_steps: steps after which an episode is truncated; an environment's own limit holds if it is shorter.
         render_mode: ``None``, ``"rgb_array"`` or ``"human"``: the game's own screen.
@@ -174,7 +204,7 @@ def make_game_env(
         UnknownGameError: no such game.
         InvalidInputError: an argument out of range, or an environment that shows no images.
     """
-    settings = _Preprocessing(stack, sticky_actions, noop_max, size, frame_skip, max_episode_steps)
+    settings = _Preprocessing(stack, sticky_actions, noop_max, size, shrink, max_pool, frame_skip, max_episode_steps)
     return _make_single(resolve_game(game), settings, render_mode)
 
 
@@ -186,6 +216,8 @@ def make_game_vector_env(
     sticky_actions: float = 0.0,
     noop_max: int = 30,
     size: int | tuple[int, int] = 96,
+    shrink: Shrink = "area",
+    max_pool: bool = True,
     frame_skip: int = 4,
     max_episode_steps: int = 27_000,
     render_mode: str | None = None,
@@ -205,6 +237,8 @@ def make_game_vector_env(
         sticky_actions: probability of repeating the previous action.
         noop_max: most no-ops after a reset.
         size: see `make_game_env`.
+        shrink: see `make_game_env`.
+        max_pool: see `make_game_env`.
         frame_skip: emulator frames a step.
         max_episode_steps: steps after which an episode is truncated.
         render_mode: with a render mode, games are stepped one after the other: the threaded form cannot draw.
@@ -215,7 +249,7 @@ def make_game_vector_env(
     """
     if num_envs < 1:
         raise InvalidInputError(f"num_envs: expected at least 1, got {num_envs!r}.")
-    settings = _Preprocessing(stack, sticky_actions, noop_max, size, frame_skip, max_episode_steps)
+    settings = _Preprocessing(stack, sticky_actions, noop_max, size, shrink, max_pool, frame_skip, max_episode_steps)
     name = resolve_game(game)
     if name in game_names() and render_mode is None:
         return AtariGameVectorEnv(_rom_name(name), num_envs, settings)
@@ -233,11 +267,12 @@ def _make_single(name: str, settings: _Preprocessing, render_mode: str | None) -
             render_mode=render_mode,
             disable_env_checker=True,
         )
-        height, width = settings.shown(_screen(atari))
+        height, width = settings.emulated(_screen(atari))
         screens = AtariPreprocessing(
             atari, noop_max=settings.noop_max, frame_skip=settings.frame_skip, screen_size=(width, height)
         )
-        return ImageGame(cast("gym.Env[Any, Any]", screens), settings)
+        game = cast("gym.Env[Any, Any]", screens)
+        return ImageGame(game if settings.max_pool else _LastFrame(game), settings)
     limit = gym.spec(name.rpartition(":")[2]).max_episode_steps
     steps = settings.max_episode_steps if limit is None else min(limit, settings.max_episode_steps)
     try:
@@ -267,7 +302,6 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any], RecordConstructorArgs):
                 "gymnasium's AddRenderObservation turns what an environment draws into its observation."
             )
         self.observation_space = cast("spaces.Space[Frames]", settings.observation_space())
-        # The screen of an ALE game comes resized already.
         self._settings = settings
         self._max_episode_steps = settings.max_episode_steps
         self._frames = np.zeros(settings.observation_shape, np.uint8)
@@ -314,11 +348,17 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any], RecordConstructorArgs):
     def _show(self, screen: Frames) -> None:
         """Put a screen in grey into the newest frame."""
         grey = cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY) if screen.ndim == 3 and screen.shape[2] == 3 else screen
-        grey = grey.reshape(grey.shape[:2])
-        height, width = self._settings.shown(cast("tuple[int, int]", grey.shape))
-        if grey.shape != (height, width):
-            grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
-        self._frames[-1, :height, :width] = grey
+        small = self._settings.shrunk(cast("Frames", grey.reshape(grey.shape[:2])))
+        height, width = small.shape
+        self._frames[-1, :height, :width] = small
+
+
+class _LastFrame(gym.ObservationWrapper[Frames, Any, Frames]):
+    """An ALE game that shows the newest emulator frame instead of the maximum of two."""
+
+    def observation(self, observation: Frames) -> Frames:
+        """The emulator's screen in grey, (height, width)."""
+        return cast("Any", self.unwrapped).ale.getScreenGrayscale()
 
 
 def _screen(env: gym.Env[Any, Any]) -> tuple[int, int]:
@@ -335,6 +375,44 @@ def _rom_screen(rom: str) -> tuple[int, int]:
     return emulator.getScreenDims()
 
 
+def flicker(game: str, frames: int = 600, seed: int = 0) -> float:
+    """How much of an ALE game is drawn in every second emulator frame only, under random play.
+
+    Where each step is an even number of emulator frames, such things are always or never in the last of them.
+
+    Args:
+        game: see `resolve_game`.
+        frames: emulator frames looked at.
+        seed: of the game and the actions.
+
+    Returns:
+        Pixels a frame that alternate between two values over four frames, in the mean; 0 for games that are not ALE's.
+
+    Raises:
+        UnknownGameError: no such game.
+    """
+    name = resolve_game(game)
+    if name not in game_names():
+        return 0.0
+    emulator, random = ale_py.ALEInterface(), np.random.default_rng(seed)
+    emulator.setInt("random_seed", seed)
+    emulator.setFloat("repeat_action_probability", 0.0)
+    emulator.loadROM(str(roms.get_rom_path(_rom_name(name))))
+    actions, screens, blinking = emulator.getMinimalActionSet(), [], 0
+    action = actions[0]
+    for frame in range(frames):
+        if emulator.game_over():
+            emulator.reset_game()
+        if frame % 4 == 0:
+            action = actions[random.integers(len(actions))]
+        emulator.act(action)
+        screens = [*screens[-3:], emulator.getScreenGrayscale()]
+        if len(screens) == 4:
+            one, other, again, newest = screens
+            blinking += int(((one == again) & (other == newest) & (again != newest)).sum())
+    return blinking / max(1, frames)
+
+
 class _OwnMetadata(AtariVectorEnv):
     # AtariVectorEnv writes its autoreset mode into the metadata it inherits, which all vector environments share.
     metadata: dict[str, Any] = {}  # noqa: RUF012
@@ -349,15 +427,18 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
 
     def __init__(self, rom: str, num_envs: int, settings: _Preprocessing) -> None:
         """Start `num_envs` emulators of one ROM (snake_case name)."""
-        self._shown = settings.shown(_rom_screen(rom))
+        screen = _rom_screen(rom)
+        self._settings = settings
+        self._shown, emulated = settings.shown(screen), settings.emulated(screen)
         self._games = _OwnMetadata(
             rom,
             num_envs,
             max_num_frames_per_episode=_NO_FRAME_LIMIT,
             repeat_action_probability=settings.sticky_actions,
             autoreset_mode=AutoresetMode.NEXT_STEP,
-            img_height=self._shown[0],
-            img_width=self._shown[1],
+            img_height=emulated[0],
+            img_width=emulated[1],
+            maxpool=settings.max_pool,
             stack_num=1,
             frameskip=settings.frame_skip,
             noop_max=settings.noop_max,
@@ -423,7 +504,7 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
         screens, rewards, terminated, _, info = self._games.step(self._checked(actions))
         self._frames[:, :-1] = self._frames[:, 1:]
         height, width = self._shown
-        self._frames[:, -1, :height, :width] = screens[:, 0]
+        self._frames[:, -1, :height, :width] = self._settings.shrunk(screens[:, 0])
         self._ages += 1
         lives = info["lives"].astype(np.int64)
         life_lost, self._lives = lives < self._lives, lives.copy()
@@ -453,7 +534,7 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
         chosen = np.array([_emulator_seed(seed) for seed, wanted in zip(given, mask, strict=True) if wanted])
         screens, info = self._games.reset(seed=chosen, options={"reset_mask": mask} if self._started else None)
         height, width = self._shown
-        self._frames[mask, :, :height, :width] = screens[mask]
+        self._frames[mask, :, :height, :width] = self._settings.shrunk(screens[mask])
         self._ages[mask] = 0
         self._lives[mask] = info["lives"][mask]
 

@@ -323,7 +323,7 @@ def make_real_env(
     codec = model.config.codec
     settings: dict[str, Any] = {
         "stack": codec.frame_stack,
-        "size": codec.screen,
+        **codec.screen,
         "render_mode": render_mode,
         **game_options,
     }

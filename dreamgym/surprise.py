@@ -17,8 +17,9 @@ Losses = npt.NDArray[np.float32]
 class SurpriseWindows:
     """Draws windows in proportion to the loss that their steps had when they were last seen.
 
-    There are no importance weights: to shift the fit towards what is not yet learned is the purpose. A limit keeps what
-    cannot be learned from taking over.
+    To shift the fit of the latents towards what is not yet learned is the purpose, and a limit keeps what cannot be
+    learned from taking over. What is told apart by how often it comes, a reward in a state that hardly ever brings one,
+    must not be shifted: for that there are importance weights (Schaul et al. 2016, Sect. 3.4).
 
     Args:
         limit: a window's loss counts as at most so many times the mean of all, and as at least 1 / limit of it.
@@ -101,7 +102,8 @@ class SurpriseWindows:
             shown: records after a window's first that are no targets either.
 
         Returns:
-            Windows with weights of 1. A record whose loss is not known counts as an average one.
+            Windows, weighted so that the weighted mean is that of windows drawn evenly. A record whose loss is not
+            known counts as an average one.
 
         Raises:
             ReplayError: fewer records than ``length``.
@@ -118,4 +120,6 @@ class SurpriseWindows:
         weights = np.clip(weights, mean / self._limit, mean * self._limit) if mean > 0 else np.ones_like(weights)
         ends = np.cumsum(weights)
         starts = np.searchsorted(ends, rng.random(batch_size) * ends[-1], side="right")
-        return replay.windows_from(np.minimum(starts, len(weights) - 1), length)
+        starts = np.minimum(starts, len(weights) - 1)
+        even = (ends[-1] / len(ends) / weights[starts]).astype(np.float32)
+        return replay.windows_from(starts, length)._replace(weights=even)

@@ -1,6 +1,7 @@
 import json
 import os
 import stat
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -23,8 +24,9 @@ from dreamgym.checkpoint import (
 )
 from dreamgym.errors import CheckpointError, DreamgymError, MissingWeightsError, UnknownGameError
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig
+from dreamgym.models.quantizer import QuantizerConfig
 from dreamgym.models.residual import ResidualConfig
-from dreamgym.world_model import WorldModelConfig
+from dreamgym.world_model import WorldModel, WorldModelConfig
 
 
 def test_a_dream_comes_back_as_it_was_saved(tmp_path, tiny_dream):
@@ -60,6 +62,14 @@ def test_start_states_from_before_the_clock_are_read_as_of_unknown_time(tmp_path
     starts = load_dream(file).starts
     assert starts.elapsed.shape == (40,) and (starts.elapsed == UNKNOWN_ELAPSED).all()
     assert torch.equal(starts.latents, tiny_dream.starts.latents)
+
+
+def test_a_dream_may_have_as_many_codes_as_a_byte_tells_apart(tiny_dream, tmp_path):
+    codec = replace(tiny_dream.world_model.config.codec, quantizer=QuantizerConfig(num_codes=256))
+    model = WorldModel(replace(tiny_dream.world_model.config, codec=codec), seed=0)
+    latents = torch.randint(0, 256, tiny_dream.starts.latents.shape, dtype=torch.uint8)
+    dream = replace(tiny_dream, world_model=model, starts=tiny_dream.starts._replace(latents=latents))
+    assert torch.equal(load_dream(save_dream(tmp_path, dream)).starts.latents, latents)
 
 
 def test_a_policy_comes_back_with_its_dream_and_half_precision_is_read_as_full(tmp_path, tiny_dream):

@@ -209,6 +209,14 @@ def test_importance_weights_scale_a_windows_loss():
     assert losses_of(replay, weights=0.5)[0] == pytest.approx(0.5 * losses_of(replay)[0], rel=1e-5)
 
 
+def test_windows_by_surprise_shift_the_latents_loss_but_not_that_of_rewards_and_ends():
+    config = replace(SMALL, windows="surprise")
+    (_, whole, _, _), (_, half, _, _) = losses_of(game(), config), losses_of(game(), config, weights=0.5)
+    assert half["latent"] == whole["latent"]
+    for name in ("reward", "end"):
+        assert half[name].item() == pytest.approx(0.5 * whole[name].item(), rel=1e-5)
+
+
 def test_weights_of_the_losses_add_up():
     replay = game()
     _, metrics, _, _ = losses_of(replay)
@@ -405,6 +413,33 @@ def test_the_codebook_is_seeded_once_when_quantisation_begins(monkeypatch):
     assert not seeded
     fit(fitter, pong(), 6, 0)
     assert len(seeded) == 1
+
+
+def test_once_codes_are_settled_only_the_decoder_learns(monkeypatch):
+    model, seen = world_model(), []
+    settle = model.codec.settle
+
+    def noted(frames, generator):
+        frames = list(frames)
+        settle(frames, generator)
+        seen.append((torch.cat(frames), {name: value.clone() for name, value in model.codec.state_dict().items()}))
+
+    monkeypatch.setattr(model.codec, "settle", noted)
+    fitter = Fitter(model, replace(SMALL, settled_updates=3, unquantized_updates=2, bf16=False))
+    fitter.fit_codec(pong(), 7, np.random.default_rng(0), torch.Generator().manual_seed(0), progress=False)
+    ((frames, settled),) = seen
+    assert np.array_equal(frames[:, 0].numpy(), pong().frames_at(np.arange(300), 1)[:, 0])
+    changed = {name for name, value in model.codec.state_dict().items() if not torch.equal(value, settled[name])}
+    assert changed and not any(name.startswith(("encoder", "quantizer")) for name in changed)
+    assert all(weight.requires_grad for weight in model.codec.parameters())
+    fit(Fitter(model, replace(SMALL, settled_updates=0)), pong(), 7, 0)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("settings", [{"settled_updates": -1}, {"settled_updates": 1, "interleaved": True}])
+def test_updates_of_settled_codes_are_none_or_some_and_not_interleaved(settings):
+    with pytest.raises(ConfigError, match="settled_updates: expected at least 0"):
+        FitConfig(**settings)
 
 
 def test_the_background_is_learned_once():

@@ -228,7 +228,7 @@ def test_frames_need_not_be_square():
     codec = untrained(stages=3, frame_size=112, frame_width=80, frame_stack=2)
     images = torch.randint(0, 256, (3, 2, 112, 80), dtype=torch.uint8)
     assert codec.latent_shape == (14, 10) and codec.embedding_shape == (32, 14, 10)
-    assert codec.frame_shape == (2, 112, 80) and codec.config.screen == codec.config.frame == (112, 80)
+    assert codec.frame_shape == (2, 112, 80) and codec.config.screen["size"] == codec.config.frame == (112, 80)
     latents = codec.encode(images)
     assert latents.shape == (3, 14, 10)
     assert codec.decode(latents).shape == (3, 2, 112, 80)
@@ -239,8 +239,13 @@ def test_frames_need_not_be_square():
 
 def test_without_a_width_frames_are_square_and_the_screen_is_resized():
     config = VQVAEConfig(frame_size=64)
-    assert config.frame == (64, 64) and config.screen == 64
-    assert VQVAEConfig(frame_size=64, frame_width=64).screen == (64, 64)
+    assert config.frame == (64, 64) and config.screen["size"] == 64
+    assert VQVAEConfig(frame_size=64, frame_width=64).screen["size"] == (64, 64)
+
+
+def test_the_published_codec_sees_the_maximum_of_two_frames_resized_by_area():
+    assert VQVAEConfig.published().screen == {"size": 96, "shrink": "area", "max_pool": True}
+    assert VQVAEConfig(shrink="nearest", max_pool=False).screen == {"size": 96, "shrink": "nearest", "max_pool": False}
 
 
 @pytest.mark.parametrize("width", [81, 8, -16])
@@ -407,6 +412,7 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator_alone():
         lambda: VQVAEConfig(stages=0),
         lambda: VQVAEConfig(stages=6),
         lambda: VQVAEConfig(stage_kernel=3),
+        lambda: VQVAEConfig(shrink="cubic"),
         lambda: VQVAEConfig(residual_kernel=2),
         lambda: ConvLSTMConfig(kernel=4),
         lambda: ConvLSTMConfig(hidden=0),

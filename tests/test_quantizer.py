@@ -4,7 +4,14 @@ from vector_quantize_pytorch import VectorQuantize
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
-from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, perplexity, spread_out
+from dreamgym.models.quantizer import (
+    QuantizerConfig,
+    VectorQuantizer,
+    cluster,
+    perplexity,
+    spread_out,
+    tell_apart,
+)
 
 
 def reference(quantizer: VectorQuantizer) -> VectorQuantize:
@@ -171,3 +178,62 @@ def test_perplexity_is_the_number_of_codes_evenly_used():
 def test_more_codes_than_a_byte_holds_are_refused(count):
     with pytest.raises(ConfigError, match="num_codes"):
         QuantizerConfig(num_codes=count)
+
+
+def test_vectors_that_are_the_same_are_merged_and_counted():
+    few = torch.randn(5, 8)
+    which = torch.tensor([0, 3, 3, 1, 0, 0, 2, 4])
+    vectors, counts = tell_apart(few[which], torch.ones(8), 100, torch.Generator().manual_seed(0))
+    assert sorted(counts.tolist()) == [1, 1, 1, 2, 3]
+    for vector, count in zip(vectors, counts, strict=True):
+        same = (few == vector).all(dim=1)
+        assert same.sum() == 1 and (which == same.nonzero()[0, 0]).sum() == count
+
+
+def test_of_too_many_different_vectors_some_are_drawn():
+    vectors, counts = tell_apart(torch.randn(50, 4), torch.ones(50), 20, torch.Generator().manual_seed(0))
+    assert len(vectors) == len(counts) == len(vectors.unique(dim=0)) == 20
+
+
+def test_where_there_are_fewer_kinds_than_codes_each_has_its_own_however_rare():
+    kinds = torch.randn(30, 8)
+    counts = torch.ones(30)
+    counts[0] = 1e6
+    codes, shares = cluster(kinds, counts, 64, torch.Generator().manual_seed(0))
+    assert len(codes) == 30 and torch.equal(codes[0], kinds[0])
+    assert torch.equal(codes.unique(dim=0), kinds.unique(dim=0)) and shares.sum() == counts.sum()
+
+
+def test_where_there_are_more_the_codes_are_means_of_those_near_them():
+    middles = torch.tensor([[0.0, 0], [10, 0], [0, 10]])
+    vectors = (middles[:, None] + 0.1 * torch.randn(3, 200, 2)).flatten(0, 1)
+    codes, shares = cluster(vectors, torch.ones(600), 3, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(codes[codes.sum(1).argsort()][0], middles[0], atol=0.05, rtol=0)
+    assert shares.tolist() == [200, 200, 200]
+
+
+def test_codes_that_are_left_over_are_nearest_to_nothing_and_on_the_others_scale():
+    quantizer = VectorQuantizer(QuantizerConfig(num_codes=16, embedding_dim=8))
+    codes = torch.randn(10, 8)
+    quantizer.set_codes(codes, torch.arange(10, 0, -1.0))
+    assert quantizer.nearest(codes).tolist() == list(range(10))
+    assert (quantizer.counts > 0).tolist() == [True] * 10 + [False] * 6
+    assert quantizer.codes.norm(dim=1).max() < 3 * codes.norm(dim=1).max()
+
+
+def test_a_settled_codec_gives_each_kind_of_cell_its_own_code():
+    torch.manual_seed(0)
+    config = VQVAEConfig(frame_size=8, width=4, stages=1, stage_kernel=2, quantizer=QuantizerConfig(num_codes=32))
+    codec = VQVAE(config).eval()
+    kinds = torch.randint(0, 256, (12, 2, 2), dtype=torch.uint8)
+    drawn = torch.randint(0, 12, (40, 4, 4))
+    frames = kinds[drawn].permute(0, 1, 3, 2, 4).reshape(40, 1, 8, 8)
+    codec.settle(frames.split(7), torch.Generator().manual_seed(0))
+    pairs = torch.stack([drawn.flatten(), codec.encode(frames).flatten()], dim=1).unique(dim=0)
+    assert len(pairs) == 12 and len(pairs[:, 1].unique()) == 12
+    codec.train()
+    codec.fix_codes()
+    loss, _ = codec.loss(frames)
+    loss.backward()
+    assert all(weight.grad is None for weight in codec.encoder.parameters())
+    assert all(weight.grad is not None for weight in codec.decoder.parameters()) and not codec.encoder.training

@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from dreamgym.errors import InvalidActionError, InvalidInputError, UnknownGameError
-from dreamgym.real import AtariGameVectorEnv, game_names, make_game_env, make_game_vector_env, resolve_game
+from dreamgym.real import AtariGameVectorEnv, flicker, game_names, make_game_env, make_game_vector_env, resolve_game
 
 
 class Painter(gym.Env[np.ndarray, Any]):
@@ -227,6 +227,9 @@ def test_a_seed_determines_the_vector_games(sticky: float) -> None:
         ("Breakout", {"stack": 2, "size": (112, 80), "max_episode_steps": 100}),
         ("Pong", {"stack": 2, "size": (75, 60), "max_episode_steps": 60}),
         ("MsPacman", {"max_episode_steps": 150}),
+        ("Breakout", {"size": (112, 80), "shrink": "nearest", "max_pool": False, "max_episode_steps": 100}),
+        ("MsPacman", {"stack": 2, "shrink": "nearest", "max_episode_steps": 60}),
+        ("Pong", {"size": 84, "max_pool": False, "max_episode_steps": 60}),
     ],
 )
 def test_the_vector_form_gives_the_single_forms_pixels(game: str, settings: dict[str, Any]) -> None:
@@ -263,6 +266,26 @@ def test_a_frame_of_half_the_screen_is_the_mean_of_every_four_pixels_and_black_b
         assert np.array_equal(frame[:105], np.floor(halved + 0.5))
         assert not frame[105:].any()
     assert len(np.unique(frame[:105])) > 4
+
+
+@pytest.mark.parametrize("max_pool", [False, True])
+def test_of_a_screen_one_pixel_in_four_and_the_last_emulator_frame_alone_can_be_shown(max_pool: bool) -> None:
+    env = make_game_env("Pong", size=(112, 80), shrink="nearest", max_pool=max_pool)
+    env.reset(seed=0)
+    ale = env.unwrapped.ale
+    legal, differed = ale.getMinimalActionSet(), 0
+    for action in random_actions("Pong", 60):
+        before = ale.cloneSystemState()
+        frame = env.step(action)[0][-1]
+        ale.restoreSystemState(before)
+        screens = []
+        for _ in range(4):
+            ale.act(legal[action])
+            screens.append(ale.getScreenGrayscale())
+        shown = np.maximum(screens[2], screens[3]) if max_pool else screens[3]
+        assert np.array_equal(frame[:105], shown[::2, ::2]) and not frame[105:].any()
+        differed += not np.array_equal(screens[2], screens[3])
+    assert differed > 10
 
 
 def sticky_seed() -> int:
@@ -536,3 +559,9 @@ def test_a_game_whose_package_is_missing_says_which():
             make_game_env("Boxed-v0")
     finally:
         gym.registry.pop("Boxed-v0")
+
+
+def test_games_that_draw_things_in_every_second_frame_are_told_from_others() -> None:
+    assert flicker("MsPacman") > 5 > flicker("Pong")
+    assert flicker("MsPacman") == flicker("MsPacman") != flicker("MsPacman", seed=1)
+    assert flicker("CartPole-v1") == 0

@@ -31,7 +31,19 @@ def test_windows_are_drawn_in_proportion_to_the_loss_of_their_targets():
     counts = np.bincount(drawn.indices[:, 0], minlength=298)
     expected = losses[1:299] + losses[2:300]
     assert np.allclose(counts / counts.sum(), expected / expected.sum(), atol=1e-3)
-    assert drawn.indices.shape == (200_000, 3) and (drawn.weights == 1).all()
+    assert drawn.indices.shape == (200_000, 3)
+
+
+def test_weighted_windows_count_as_if_they_were_drawn_evenly():
+    replay = records(300)
+    losses = np.random.default_rng(1).exponential(size=300)
+    losses[100:110] = 100.0
+    drawn = known(replay, losses).draw(replay, 400_000, 3, np.random.default_rng(0))
+    starts = drawn.indices[:, 0]
+    assert drawn.weights.dtype == np.float32 and np.ptp(drawn.weights) > 2
+    shares = np.bincount(starts, drawn.weights, minlength=298) / len(starts)
+    assert np.allclose(shares, 1 / 298, rtol=0.25)
+    assert drawn.weights.mean() == pytest.approx(1, abs=0.02)
 
 
 def test_no_window_is_drawn_more_or_less_often_than_the_limit_says():

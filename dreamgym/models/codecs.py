@@ -1,5 +1,6 @@
 """Codecs: real observation <-> latent. The default is the VQ-VAE of Robine et al. 2023, Sect. 3.2.1."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,10 +11,14 @@ from torch import Tensor, nn
 from dreamgym.errors import ConfigError
 from dreamgym.models.layers import ResidualBlock
 from dreamgym.models.losses import continuous_bernoulli_logit, continuous_bernoulli_mean, continuous_bernoulli_nll
-from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, perplexity, spread_out
+from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, cluster, perplexity, spread_out, tell_apart
+from dreamgym.screens import Screen, Shrink
 from dreamgym.shifts import shift_rows
 
 Metrics = dict[str, Tensor]
+
+_KINDS = 16_384
+"""Different cells from which codes are chosen, at most."""
 
 
 class Codec(Protocol):
@@ -69,6 +74,14 @@ class Codec(Protocol):
         """Called once, when quantisation begins, with a batch of uint8 frames (batch, C, H, W)."""
         ...
 
+    def settle(self, frames: Iterable[Tensor], generator: torch.Generator) -> None:
+        """Choose the codes anew from batches of uint8 frames (batch, C, H, W)."""
+        ...
+
+    def fix_codes(self) -> None:
+        """Keep what the codes stand for, in training mode: only the decoder learns until gradients are asked for."""
+        ...
+
 
 @dataclass(frozen=True)
 class VQVAEConfig:
@@ -79,6 +92,9 @@ class VQVAEConfig:
         frame_size: height of a frame in pixels; a multiple of a cell's side.
         frame_width: its width, likewise. The game's screen is then shown at a whole fraction of its size. 0 is a square
             frame, onto which the screen is resized.
+        shrink: "area" (paper) or "nearest", see :func:`dreamgym.real.make_game_env`: with every second pixel instead of
+            means of four, what moves has fewer pictures.
+        max_pool: whether a frame is the maximum of the last two emulator frames (paper), see there.
         width: channels of the first convolution (the paper's is 32); the later ones have 2, 4 and 8 times as many.
         stages: strided convolutions, each halving the side of the map. 4 (paper) makes a latent cell of 16 px, 3 one
             of 8 px.
@@ -101,6 +117,8 @@ class VQVAEConfig:
     frame_stack: int = 1
     frame_size: int = 96
     frame_width: int = 0
+    shrink: Shrink = "area"
+    max_pool: bool = True
     width: int = 32
     stages: int = 4
     stage_kernel: int = 4
@@ -124,6 +142,8 @@ class VQVAEConfig:
             raise ConfigError(f"frame_size: expected a positive multiple of {self.cell}, got {self.frame_size}.")
         if self.frame_width % self.cell or self.frame_width < 0:
             raise ConfigError(f"frame_width: expected 0 or a multiple of {self.cell}, got {self.frame_width}.")
+        if self.shrink not in ("area", "nearest"):
+            raise ConfigError(f"shrink: expected 'area' or 'nearest', got {self.shrink!r}.")
         if self.frame_stack < 1 or self.width < 1 or self.residual_kernel % 2 == 0:
             raise ConfigError(
                 "frame_stack and width must be at least 1 and residual_kernel odd, got "
@@ -141,9 +161,10 @@ class VQVAEConfig:
         return self.frame_size, self.frame_width or self.frame_size
 
     @property
-    def screen(self) -> int | tuple[int, int]:
-        """How :func:`dreamgym.real.make_game_env` is to show the game: its ``size``."""
-        return self.frame if self.frame_width else self.frame_size
+    def screen(self) -> Screen:
+        """How :func:`dreamgym.real.make_game_env` is to show the game."""
+        size = self.frame if self.frame_width else self.frame_size
+        return {"size": size, "shrink": self.shrink, "max_pool": self.max_pool}
 
     @classmethod
     def published(cls, frame_stack: int = 4) -> "VQVAEConfig":
@@ -316,6 +337,28 @@ class VQVAE(nn.Module):
         vectors = self._encoder_outputs(_to_unit(frames)).permute(0, 2, 3, 1).flatten(0, 2)
         every = torch.ones(self.num_codes, dtype=torch.bool, device=vectors.device)
         self.quantizer.seed_codes(every, spread_out(vectors, self.num_codes, generator))
+
+    @torch.no_grad()
+    def settle(self, frames: Iterable[Tensor], generator: torch.Generator) -> None:
+        """Choose the codes anew among what the encoder makes of all cells.
+
+        Averages that move while the encoder does leave what is rare, a ball at one of many places in a cell, with the
+        code of something else. Where a code sees its own few pixels alone, a game has fewer kinds of cells than there
+        are codes: then each has its own. Else the codes are k-means centres (as Lancucki et al. 2020 re-learn theirs).
+        """
+        vectors, counts = torch.zeros(0, self.config.quantizer.embedding_dim), torch.zeros(0)
+        self.encoder.eval()
+        for batch in frames:
+            seen = self._encoder_outputs(_to_unit(batch)).permute(0, 2, 3, 1).flatten(0, 2).cpu()
+            vectors, counts = tell_apart(
+                torch.cat([vectors, seen]), torch.cat([counts, torch.ones(len(seen))]), _KINDS, generator
+            )
+        codes, shares = cluster(vectors, counts, self.num_codes, generator)
+        self.quantizer.set_codes(codes.to(self.background.device), shares.to(self.background.device))
+
+    def fix_codes(self) -> None:
+        """Freeze the encoder and its norms."""
+        self.encoder.eval().requires_grad_(False)
 
     def _encoder_outputs(self, targets: Tensor) -> Tensor:
         return self.encoder(targets.contiguous(memory_format=torch.channels_last)).float()

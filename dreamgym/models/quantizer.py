@@ -6,6 +6,7 @@ Source: van den Oord et al. 2017, Appendix A; Robine et al. 2023, Sect. 2.3.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamgym.errors import ConfigError
@@ -39,6 +40,12 @@ class QuantizerConfig:
                 f"num_codes: expected 2 to 256 (a latent cell is stored as one byte), got {self.num_codes}."
             )
 
+
+_SAME = 1e4
+"""Vectors are the same that are not further apart than about one over this."""
+
+_LLOYD = 10
+"""Rounds of k-means after the seeds."""
 
 _FRESH = 5.0
 """Count that a re-seeded code begins with, in dead codes' thresholds.
@@ -114,6 +121,72 @@ class VectorQuantizer(nn.Module):
         self.codes[which] = vectors
         self.counts[which] = fresh
         self.sums[which] = vectors * fresh
+
+    @torch.no_grad()
+    def set_codes(self, codes: Tensor, counts: Tensor) -> None:
+        """Take a whole codebook.
+
+        Args:
+            codes: (at most num_codes, embedding_dim) float32. Codes that are left over lie beyond the first, where the
+                encoder puts nothing, and yet not so far that the scale of the codebook is lost.
+            counts: how often each is the nearest.
+        """
+        spare = self.config.num_codes - len(codes)
+        beyond = 2 * codes[:1] - codes.mean(dim=0)
+        self.codes.copy_(torch.cat([codes, beyond.expand(spare, -1)]))
+        self.counts.copy_(F.pad(counts, (0, spare)))
+        self.sums.copy_(self.codes * self.counts[:, None])
+
+
+@torch.no_grad()
+def tell_apart(vectors: Tensor, counts: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Merge vectors that are the same.
+
+    Args:
+        vectors: (any number, dim) float32, on the CPU.
+        counts: (that number,) float32, how often each was seen.
+        most: of more different ones as many are drawn, by how often they were seen.
+        generator: on the CPU.
+
+    Returns:
+        (different vectors, how often each was seen).
+    """
+    # What differs differs along nearly every line.
+    line = torch.randn(vectors.shape[1], generator=generator, dtype=torch.float64)
+    keys, which = torch.unique((vectors.double() @ line * _SAME).round(), return_inverse=True)
+    first = torch.full((len(keys),), len(vectors)).scatter_reduce(0, which, torch.arange(len(vectors)), "amin")
+    vectors, counts = vectors[first], torch.zeros(len(keys)).index_add(0, which, counts)
+    if len(vectors) > most:
+        drawn = torch.multinomial(counts, most, generator=generator)
+        vectors, counts = vectors[drawn], counts[drawn]
+    return vectors, counts
+
+
+@torch.no_grad()
+def cluster(vectors: Tensor, counts: Tensor, num_codes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """k-means from careful seeds (Arthur and Vassilvitskii 2007); each vector a cluster where there are no more.
+
+    Args:
+        vectors: (any number, dim) float32, on the CPU.
+        counts: (that number,) float32, how often each was seen.
+        num_codes: most clusters.
+        generator: on the CPU.
+
+    Returns:
+        (centres (at most num_codes, dim), how often each is the nearest), the most frequent vector's first.
+    """
+    chosen = [int(counts.argmax())]
+    squares = (vectors - vectors[chosen[0]]).square().sum(dim=1).double()
+    while len(chosen) < min(num_codes, len(vectors)) and squares.max() > 0:
+        chosen.append(int(torch.multinomial(squares * counts, 1, generator=generator)))
+        squares = torch.minimum(squares, (vectors - vectors[chosen[-1]]).square().sum(dim=1).double())
+    centres, share = vectors[chosen], counts[chosen]
+    for _ in range(_LLOYD):
+        nearest = torch.cdist(vectors, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+        share = torch.zeros(len(centres)).index_add(0, nearest, counts)
+        sums = torch.zeros_like(centres).index_add(0, nearest, vectors * counts[:, None])
+        centres = torch.where(share[:, None] > 0, sums / share[:, None].clamp(min=1e-9), centres)
+    return centres, share
 
 
 @torch.no_grad()

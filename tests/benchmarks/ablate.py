@@ -182,7 +182,7 @@ class Ablation:
         if self.base.fit.interleaved:
             raise ConfigError(f"--preset: expected one that fits codec and dynamics apart, got {args.preset}.")
         self.replay, self.held_out = split_episodes(Replay.load(run.replay), np.random.default_rng(0))
-        env = make_game_env(self.base.game, size=self.base.codec.screen)
+        env = make_game_env(self.base.game, **self.base.codec.screen)
         self.num_actions = int(getattr(env.action_space, "n", 0))
         env.close()
         budgets = ("preset", "codec_seconds", "dynamics_seconds", "policy_seconds", "episodes", "starts")

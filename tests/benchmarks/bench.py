@@ -56,7 +56,7 @@ class Bench:
         self.config = config
         self.device = device
         self.args = args
-        env = make_game_env(config.game, size=config.codec.screen)
+        env = make_game_env(config.game, **config.codec.screen)
         self.replay = Replay(args.steps, config.codec.frame)
         session = GameSession(env, self.replay, lambda episode: episode)
         started = time.perf_counter()

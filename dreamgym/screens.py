@@ -1,0 +1,14 @@
+"""What a frame shows of a game's screen: words that the codec's settings and the real game share."""
+
+from typing import Literal, TypedDict
+
+Shrink = Literal["area", "nearest"]
+"""How a screen is made smaller: each pixel the mean of those it stands for, or one of them."""
+
+
+class Screen(TypedDict):
+    """Arguments of :func:`dreamgym.real.make_game_env`."""
+
+    size: int | tuple[int, int]
+    shrink: Shrink
+    max_pool: bool
