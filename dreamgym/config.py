@@ -221,6 +221,12 @@ class RunConfig:
         for name in ("codec_updates", "dynamics_updates", "imagined_steps"):
             if not getattr(self, name) or min(getattr(self, name)) < 0:
                 raise ConfigError(f"{name}: expected at least one number, none negative, got {getattr(self, name)}.")
+        if 0 < self.codec_updates[0] <= self.fit.settled_updates:
+            # The encoder of the first round would never learn.
+            raise ConfigError(
+                f"codec_updates: expected more than fit.settled_updates={self.fit.settled_updates} in the first round, "
+                f"or 0, got {self.codec_updates[0]}."
+            )
         if self.collect.first_steps <= self.fit.sequence_length:
             raise ConfigError(
                 f"collect.first_steps: expected more than fit.sequence_length={self.fit.sequence_length}, "
@@ -371,7 +377,7 @@ def _gpu() -> RunConfig:
             cell_hidden=512,
         ),
         collect=CollectConfig(),
-        fit=replace(laptop.fit, codec_batch_size=128, dynamics_batch_size=1_024),
+        fit=replace(laptop.fit, codec_batch_size=128, unquantized_updates=3_550, dynamics_batch_size=1_024),
         dream=replace(laptop.dream, num_envs=512, start_states=8192),
         ppo=PPOConfig(n_steps=25, batch_size=1_600),
     )

@@ -36,7 +36,7 @@ _SHIFTED_FRAMES, _SHIFTED_WINDOWS = 0.5, 0.75
 
 
 _SETTLING_FRAMES = 8_000
-"""Frames, evenly spaced, among whose cells the codes are chosen."""
+"""Frames at most, evenly spaced, among whose cells the codes are chosen."""
 
 _AT_ONCE = 64
 """Frames looked at together there."""
@@ -274,7 +274,8 @@ class Fitter:
     ) -> Report:
         """Fit the codec alone; the first updates of a run are not quantised, then the codebook is seeded.
 
-        With ``settled_updates`` the last ones fit the decoder to codes that are chosen anew.
+        With ``settled_updates`` the last ones fit the decoder to codes that are chosen anew; where none are left
+        between them and the unquantised ones, the codebook is seeded by that alone.
         """
         tracker = _Tracker(updates)
         start = self.config.codec_warmup_learning_rate if self.codec_updates == 0 else self.config.codec_learning_rate
@@ -381,7 +382,7 @@ class Fitter:
 
     def _every_kind_of_frame(self, replay: Replay) -> Iterator[Tensor]:
         """Batches of frames, evenly spaced over the experience, on the model's device."""
-        chosen = np.arange(0, len(replay), max(1, len(replay) // _SETTLING_FRAMES))
+        chosen = np.linspace(0, len(replay) - 1, min(len(replay), _SETTLING_FRAMES)).astype(np.int64)
         for indices in np.array_split(chosen, math.ceil(len(chosen) / _AT_ONCE)):
             yield torch.as_tensor(replay.frames_at(indices, self.world_model.frame_stack)).to(self.world_model.device)
 

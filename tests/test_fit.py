@@ -374,7 +374,7 @@ def test_the_papers_way_fits_codec_and_dynamics_alternately():
     fitter = Fitter(model, config)
     calls = []
     codec_update, dynamics_update = fitter._codec_update, fitter._dynamics_update
-    fitter._codec_update = lambda *args: calls.append("c") or codec_update(*args)
+    fitter._codec_update = lambda *args, **settings: calls.append("c") or codec_update(*args, **settings)
     fitter._dynamics_update = lambda *args: calls.append("d") or dynamics_update(*args)
     report = fit(fitter, pong(), 3 + 4, 8)
     assert "".join(calls) == "ccc" + "cdd" * 4

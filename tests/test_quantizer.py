@@ -196,12 +196,21 @@ def test_of_too_many_different_vectors_some_are_drawn():
 
 
 def test_where_there_are_fewer_kinds_than_codes_each_has_its_own_however_rare():
-    kinds = torch.randn(30, 8)
+    kinds = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
     counts = torch.ones(30)
-    counts[0] = 1e6
+    counts[0] = 2.0**20
     codes, shares = cluster(kinds, counts, 64, torch.Generator().manual_seed(0))
     assert len(codes) == 30 and torch.equal(codes[0], kinds[0])
     assert torch.equal(codes.unique(dim=0), kinds.unique(dim=0)) and shares.sum() == counts.sum()
+
+
+def test_what_differs_by_rounding_alone_is_one_kind():
+    torch.manual_seed(0)
+    kinds = torch.randn(40, 16)
+    noisy = kinds.repeat(50, 1) * (1 + 1e-6 * torch.randn(2_000, 16))
+    vectors, counts = tell_apart(noisy, torch.ones(2_000), 10_000, torch.Generator().manual_seed(0))
+    codes, shares = cluster(vectors, counts, 64, torch.Generator().manual_seed(0))
+    assert len(codes) == 40 and shares.tolist() == [50] * 40
 
 
 def test_where_there_are_more_the_codes_are_means_of_those_near_them():
@@ -223,7 +232,7 @@ def test_codes_that_are_left_over_are_nearest_to_nothing_and_on_the_others_scale
 
 def test_a_settled_codec_gives_each_kind_of_cell_its_own_code():
     torch.manual_seed(0)
-    config = VQVAEConfig(frame_size=8, width=4, stages=1, stage_kernel=2, quantizer=QuantizerConfig(num_codes=32))
+    config = VQVAEConfig(frame_size=8, width=16, stages=1, stage_kernel=2, quantizer=QuantizerConfig(num_codes=32))
     codec = VQVAE(config).eval()
     kinds = torch.randint(0, 256, (12, 2, 2), dtype=torch.uint8)
     drawn = torch.randint(0, 12, (40, 4, 4))

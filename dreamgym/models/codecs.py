@@ -1,6 +1,7 @@
 """Codecs: real observation <-> latent. The default is the VQ-VAE of Robine et al. 2023, Sect. 3.2.1."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -287,7 +288,10 @@ class VQVAE(nn.Module):
             (batch, height, width, embedding_dim), their ``indices``, and ``cell_error`` (batch, height, width).
         """
         targets = _to_unit(frames)
-        outputs = self._encoder_outputs(targets)
+        # Settled codes can lie closer together than half precision tells apart.
+        full = not self.encoder.training
+        with torch.autocast(targets.device.type, enabled=False) if full else nullcontext():
+            outputs = self._encoder_outputs(targets)
         vectors = outputs.permute(0, 2, 3, 1)
         indices = self._nearest(outputs.detach())
         codes = self.embed(indices)

@@ -44,6 +44,9 @@ class QuantizerConfig:
 _SAME = 1e4
 """Vectors are the same that are not further apart than about one over this."""
 
+_NEAR = 1e-5
+"""Vectors nearer to a seed than this share of their spread are no seeds: an encoder's rounding, not another kind."""
+
 _LLOYD = 10
 """Rounds of k-means after the seeds."""
 
@@ -134,7 +137,8 @@ class VectorQuantizer(nn.Module):
         spare = self.config.num_codes - len(codes)
         beyond = 2 * codes[:1] - codes.mean(dim=0)
         self.codes.copy_(torch.cat([codes, beyond.expand(spare, -1)]))
-        self.counts.copy_(F.pad(counts, (0, spare)))
+        # On the scale of the moving averages, so that later updates move the codes as they moved the others.
+        self.counts.copy_(F.pad(counts * (self.counts.sum() / counts.sum()), (0, spare)))
         self.sums.copy_(self.codes * self.counts[:, None])
 
 
@@ -164,7 +168,7 @@ def tell_apart(vectors: Tensor, counts: Tensor, most: int, generator: torch.Gene
 
 @torch.no_grad()
 def cluster(vectors: Tensor, counts: Tensor, num_codes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """k-means from careful seeds (Arthur and Vassilvitskii 2007); each vector a cluster where there are no more.
+    """k-means from careful seeds (Arthur and Vassilvitskii 2007); each kind a cluster where there are no more.
 
     Args:
         vectors: (any number, dim) float32, on the CPU.
@@ -176,10 +180,14 @@ def cluster(vectors: Tensor, counts: Tensor, num_codes: int, generator: torch.Ge
         (centres (at most num_codes, dim), how often each is the nearest), the most frequent vector's first.
     """
     chosen = [int(counts.argmax())]
-    squares = (vectors - vectors[chosen[0]]).square().sum(dim=1).double()
-    while len(chosen) < min(num_codes, len(vectors)) and squares.max() > 0:
-        chosen.append(int(torch.multinomial(squares * counts, 1, generator=generator)))
+    squares = torch.full_like(counts, torch.inf, dtype=torch.float64)
+    near = _NEAR**2 * (vectors - vectors.mean(dim=0)).square().sum(dim=1).mean().double()
+    while True:
         squares = torch.minimum(squares, (vectors - vectors[chosen[-1]]).square().sum(dim=1).double())
+        squares[squares <= near] = 0
+        if len(chosen) == min(num_codes, len(vectors)) or squares.max() == 0:
+            break
+        chosen.append(int(torch.multinomial(squares * counts, 1, generator=generator)))
     centres, share = vectors[chosen], counts[chosen]
     for _ in range(_LLOYD):
         nearest = torch.cdist(vectors, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
