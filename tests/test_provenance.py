@@ -68,7 +68,7 @@ def changed(config: RunConfig) -> RunConfig:
         seed=7,
         algo="DQN",
         bf16=not config.bf16,
-        codec_updates=(5, 3, 1),
+        codec_updates=(5_000, 3, 1),
         codec=replace(config.codec, quantizer=replace(config.codec.quantizer, decay=1e-05)),
         dynamics=replace(config.dynamics, end_head=not config.dynamics.end_head),
         dream=replace(config.dream, horizon_as="termination", stagger=not config.dream.stagger, temperature=0.5),
