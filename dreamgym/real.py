@@ -142,10 +142,10 @@ class _Preprocessing:
 
     def emulated(self, screen: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of what is asked of an emulator with this screen: it shrinks by area."""
-        return self.shown(screen) if self.shrink == "area" and self.max_pool else screen
+        return self.shown(screen) if self.shrink == "area" else screen
 
     def shrunk(self, screens: Frames) -> Frames:
-        """Grey screens (..., height, width), made as small as they are shown."""
+        """Grey screens (..., height, width), made as small as they are shown; by area one, (height, width)."""
         sides = cast("tuple[int, int]", screens.shape[-2:])
         shown = self.shown(sides)
         if sides == shown:
@@ -153,9 +153,7 @@ class _Preprocessing:
         if self.shrink == "nearest":
             rows, columns = (np.arange(new) * old // new for new, old in zip(shown, sides, strict=True))
             return screens[..., rows[:, None], columns]
-        flat = screens.reshape(-1, *sides)
-        small = [cv2.resize(screen, shown[::-1], interpolation=cv2.INTER_AREA) for screen in flat]
-        return np.stack(small).reshape(*screens.shape[:-2], *shown).astype(np.uint8, copy=False)
+        return cast("Frames", cv2.resize(screens, shown[::-1], interpolation=cv2.INTER_AREA))
 
 
 def make_game_env(

@@ -157,6 +157,18 @@ def test_every_row_of_the_ablation_changes_the_recipe_into_one_that_can_be_built
     assert different == list(recipes)
 
 
+def test_a_shorter_fit_of_the_codec_is_shorter_in_all_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ablate, laptop = load("ablate", monkeypatch), make_config("laptop")
+    planned = laptop.codec_updates[0]
+    assert ablate.shortened(laptop, planned) == laptop.fit
+    half = ablate.shortened(laptop, planned // 2)
+    assert half.settled_updates == laptop.fit.settled_updates // 2
+    assert half.unquantized_updates == laptop.fit.unquantized_updates // 2
+    assert ablate.shortened(laptop, 1).settled_updates == 0
+    unsettled = ablate.ROWS["unsettled"].change(laptop)
+    assert ablate.shortened(unsettled, 3) == unsettled.fit
+
+
 def test_updates_are_counted_into_a_time_by_what_they_cost_after_the_first_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -542,6 +542,14 @@ def test_pong_runs_and_its_ball_is_looked_for(tmp_path, monkeypatch):
         assert (folder / name).stat().st_size > 1000
 
 
+@pytest.mark.parametrize("max_pool", [False, True])
+def test_a_run_says_that_a_game_flickers_where_it_would_not_see_it(tmp_path, monkeypatch, caplog, max_pool):
+    monkeypatch.setattr(dreamgym.loop, "flicker", lambda game: 30.0)
+    run(tiny(codec=VQVAEConfig(width=2, frame_size=32, max_pool=max_pool), rounds=1), tmp_path)
+    said = [record.getMessage() for record in caplog.records if "every second frame" in record.getMessage()]
+    assert len(said) == (not max_pool) and all("--codec.max-pool" in message for message in said)
+
+
 def test_progress_goes_through_the_phases_and_on_to_the_next_round():
     progress = Progress()
     passed = []

@@ -245,14 +245,11 @@ def test_the_vector_form_gives_the_single_forms_pixels(game: str, settings: dict
         assert_same(play(single, actions[:, index], seed=5 + index), games[index])
 
 
-def test_a_frame_of_half_the_screen_is_the_mean_of_every_four_pixels_and_black_below() -> None:
-    env = make_game_env("Pong", stack=2, size=(112, 80))
-    assert env.observation_space == gym.spaces.Box(0, 255, (2, 112, 80), np.uint8)
-    first, _ = env.reset(seed=0)
-    assert first.shape == (2, 112, 80) and np.array_equal(first[0], first[1])
+def frames_and_screens(env: gym.Env[Any, Any], actions: np.ndarray) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """What each step shows, and the four emulator frames it was made of."""
     ale = env.unwrapped.ale
     legal = ale.getMinimalActionSet()
-    for action in random_actions("Pong", 60):
+    for action in actions:
         before = ale.cloneSystemState()
         frame = env.step(action)[0][-1]
         ale.restoreSystemState(before)
@@ -260,6 +257,15 @@ def test_a_frame_of_half_the_screen_is_the_mean_of_every_four_pixels_and_black_b
         for _ in range(4):
             ale.act(legal[action])
             screens.append(ale.getScreenGrayscale())
+        yield frame, screens
+
+
+def test_a_frame_of_half_the_screen_is_the_mean_of_every_four_pixels_and_black_below() -> None:
+    env = make_game_env("Pong", stack=2, size=(112, 80))
+    assert env.observation_space == gym.spaces.Box(0, 255, (2, 112, 80), np.uint8)
+    first, _ = env.reset(seed=0)
+    assert first.shape == (2, 112, 80) and np.array_equal(first[0], first[1])
+    for frame, screens in frames_and_screens(env, random_actions("Pong", 60)):
         # Things that flicker are shown in one of two screens.
         newest = np.maximum(screens[2], screens[3]).astype(np.float64)
         halved = newest.reshape(105, 2, 80, 2).mean(axis=(1, 3))
@@ -272,16 +278,8 @@ def test_a_frame_of_half_the_screen_is_the_mean_of_every_four_pixels_and_black_b
 def test_of_a_screen_one_pixel_in_four_and_the_last_emulator_frame_alone_can_be_shown(max_pool: bool) -> None:
     env = make_game_env("Pong", size=(112, 80), shrink="nearest", max_pool=max_pool)
     env.reset(seed=0)
-    ale = env.unwrapped.ale
-    legal, differed = ale.getMinimalActionSet(), 0
-    for action in random_actions("Pong", 60):
-        before = ale.cloneSystemState()
-        frame = env.step(action)[0][-1]
-        ale.restoreSystemState(before)
-        screens = []
-        for _ in range(4):
-            ale.act(legal[action])
-            screens.append(ale.getScreenGrayscale())
+    differed = 0
+    for frame, screens in frames_and_screens(env, random_actions("Pong", 60)):
         shown = np.maximum(screens[2], screens[3]) if max_pool else screens[3]
         assert np.array_equal(frame[:105], shown[::2, ::2]) and not frame[105:].any()
         differed += not np.array_equal(screens[2], screens[3])

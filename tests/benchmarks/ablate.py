@@ -31,7 +31,7 @@ from dreamgym.episodes import split_episodes
 from dreamgym.errors import ConfigError
 from dreamgym.evaluate import evaluate_real
 from dreamgym.fidelity import fidelity
-from dreamgym.fit import Fitter
+from dreamgym.fit import FitConfig, Fitter
 from dreamgym.hardware import describe_machine, matmul_rates
 from dreamgym.latents import encode_replay
 from dreamgym.models.codecs import VQVAEConfig
@@ -107,6 +107,7 @@ _PUBLISHED = replace(VQVAEConfig.published(), width=16, **_FRAME)
 _ONE_GRID = ResidualConfig(clock=32, joint=64, least_chance=0.05, dropout=0.0)
 _NARROW = {"fine": 24, "cell_hidden": 128, "embedding": 8}
 _WINDOWS = {"dynamics_batch_size": 8, "sequence_length": 16}
+_UNSETTLED = {"settled_updates": 0, "unquantized_updates": 100, "codec_batch_size": 64}
 _BALANCED = {"windows": "balanced"}
 _LSTM = ConvLSTMConfig(hidden=64, kernel=3, reward_hidden=128, latent_skip=True, patch=4)
 _ADAMW_RATES = {"dynamics_learning_rate": 1e-3, "reward_learning_rate": 1e-3}
@@ -117,10 +118,13 @@ ROWS = {
     # The codec.
     "wide-codes": Row(
         "64 codes of 8 px that see 22 px, one grid of 16 px, windows of 16 steps: near to the recipe before",
-        but(codec=_WIDE_CODES, dynamics=_ONE_GRID, fit=_WINDOWS),
+        but(codec=_WIDE_CODES, dynamics=_ONE_GRID, fit={**_WINDOWS, **_UNSETTLED}),
     ),
     "codes8": Row("codes that see their own 8 px, 256 of them", but(codec=_PATCH_CODES, dynamics={"scale": 2})),
-    "codes64": Row("half as many codes", but(codec={"quantizer": QuantizerConfig(num_codes=64, dead_below=0.002)})),
+    "unsettled": Row("codes follow moving averages of what the encoder makes of cells", but(fit=_UNSETTLED)),
+    "codes64": Row(
+        "a quarter as many codes", but(codec={"quantizer": QuantizerConfig(num_codes=64, dead_below=0.002)})
+    ),
     "no-pictures": Row("codes have no pictures of their own", but(codec={"pictures": False})),
     "no-foreground": Row(
         "all pixels weigh alike and the decoder knows no background: the paper's loss",
@@ -128,7 +132,12 @@ ROWS = {
     ),
     "published-codec": Row(
         "the paper's codec and codebook at this width: four stacked frames, 7x5 codes that see the whole screen",
-        but(codec=_PUBLISHED, fit={"unquantized_updates": 0}, dynamics={"scale": 1}, dream={"latent_stack": 1}),
+        but(
+            codec=_PUBLISHED,
+            fit={**_UNSETTLED, "unquantized_updates": 0},
+            dynamics={"scale": 1},
+            dream={"latent_stack": 1},
+        ),
     ),
     # The dynamics.
     "lstm": Row(
@@ -238,6 +247,7 @@ class Ablation:
             "codec_learning_rate",
             "codec_warmup_learning_rate",
             "unquantized_updates",
+            "settled_updates",
             "shift",
         )
         settings = {name: plain["fit"][name] for name in (*fields, "final_rate", "bf16")}
@@ -246,12 +256,13 @@ class Ablation:
             trial, model = self._new_model(config), self._new_model(config)
             for each in (trial, model):
                 each.codec.prepare(torch.as_tensor(self.replay.background(), device=self.device))
-            trying, fitter = Fitter(trial, replace(config.fit, unquantized_updates=0)), Fitter(model, config.fit)
+            trying = Fitter(trial, replace(config.fit, unquantized_updates=0, settled_updates=0))
 
             def update(fitter: Fitter, count: int) -> Record:
                 return fitter.fit_codec(self.replay, count, *_draws(config, "codec"), progress=False)
 
             count = updates_within(self.args.codec_seconds, lambda count: update(trying, count))
+            fitter = Fitter(model, shortened(config, count))
             report, seconds = timed(lambda: update(fitter, count))
             latents, encoding = timed(lambda: torch.from_numpy(encode_replay(model, self.replay)))
             found = {"updates": count, "seconds": seconds, "encoding": encoding, "report": report}
@@ -353,6 +364,15 @@ def timed(act: Callable[[], Any]) -> tuple[Any, float]:
     started = time.perf_counter()
     found = act()
     return found, time.perf_counter() - started
+
+
+def shortened(config: RunConfig, count: int) -> FitConfig:
+    """The fit of ``count`` codec updates of which the same share as in the recipe is unquantised, and settled."""
+    fit, planned = config.fit, config.codec_updates[0]
+    if not fit.settled_updates:
+        return fit
+    shares = {name: getattr(fit, name) * count // planned for name in ("unquantized_updates", "settled_updates")}
+    return replace(fit, **shares)
 
 
 def updates_within(seconds: float, update: Callable[[int], object], few: int = 5) -> int:
