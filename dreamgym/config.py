@@ -329,7 +329,7 @@ def _laptop() -> RunConfig:
             quantizer=QuantizerConfig(num_codes=256, dead_below=0.002),
         ),
         dynamics=MultiscaleConfig(
-            fine=32, channels=64, blocks=1, cell_hidden=192, least_chance=0.05, coarse_dropout=0.5
+            fine=32, channels=64, blocks=1, cell_hidden=192, least_chance=0.05, coarse_dropout=0.5, redraws=8
         ),
         collect=CollectConfig(first_steps=12_800, steps=5_800),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
@@ -347,6 +347,10 @@ def _laptop() -> RunConfig:
             final_rate=0.05,
             code_noise=0.02,
             windows="surprise",
+            surprise_limit=64.0,
+            surprise_power=2.0,
+            surprise_correction=0.7,
+            critic_share=0.5,
         ),
         # A policy learns from what it leads to: dreams long enough to get there, begun where it plays now.
         dream=DreamConfig(horizon=50, start_states=1024, newest_share=0.75),

@@ -53,7 +53,11 @@ class FitConfig:
         unquantized_updates: first codec updates of a run without quantisation.
         settled_updates: last codec updates of a fit in which only the decoder learns, after the codes have been chosen
             anew from what the encoder makes of all experience; 0 leaves the codes to their moving averages.
-        dynamics_batch_size: windows in a dynamics update.
+        critic_share: critic updates for each dynamics update, where the dynamics have a critic. They come first, on
+            experience that the dynamics were not fitted to; in a first fit, or where latents are new, after a fifth of
+            the dynamics updates.
+        critic_learning_rate: of Adam, at the start of a round.
+        dynamics_batch_size: windows in a dynamics or critic update.
         sequence_length: steps in a window, those included that some dynamics are only shown (``looks_back``).
         dynamics_optimizer: "adamw", or "muon" for the weight matrices with AdamW for what is left.
         dynamics_learning_rate: of AdamW, at the start of a round.
@@ -77,6 +81,9 @@ class FitConfig:
             their loss when last seen) or "epoch" (each once).
         balance_tau: tau of balanced sampling.
         surprise_limit: a window's loss counts as at most so many times the mean of all, and as at least 1 / this of it.
+        surprise_power: of the loss in proportion to which windows are drawn.
+        surprise_correction: exponent of the importance weights that take the shift by surprise from rewards and ends
+            again: 1 for all of it, 0 for none.
         event_priority: how much more often uniform and balanced windows are drawn if they hold a reward or an end, with
             weights that correct it.
         interleaved: fit codec and dynamics alternately, encoding each batch anew, as the paper does; False fits the
@@ -89,6 +96,8 @@ class FitConfig:
     codec_warmup_learning_rate: float = 1e-3
     unquantized_updates: int = 100
     settled_updates: int = 0
+    critic_share: float = 0.0
+    critic_learning_rate: float = 2e-3
     dynamics_batch_size: int = 64
     sequence_length: int = 16
     dynamics_optimizer: Literal["adamw", "muon"] = "adamw"
@@ -108,6 +117,8 @@ class FitConfig:
     windows: Literal["uniform", "balanced", "surprise", "epoch"] = "uniform"
     balance_tau: float = 20.0
     surprise_limit: float = 8.0
+    surprise_power: float = 1.0
+    surprise_correction: float = 1.0
     event_priority: float = 4.0
     interleaved: bool = False
     bf16: bool = True
@@ -120,6 +131,13 @@ class FitConfig:
             raise ConfigError(f"dynamics_optimizer: expected 'adamw' or 'muon', got {self.dynamics_optimizer!r}.")
         if min(self.codec_batch_size, self.dynamics_batch_size, self.sequence_length) < 1:
             raise ConfigError("codec_batch_size, dynamics_batch_size and sequence_length: expected at least 1.")
+        if self.surprise_power <= 0 or not 0 <= self.surprise_correction <= 1:
+            raise ConfigError(
+                "surprise_power: expected more than 0; surprise_correction: expected 0 to 1; "
+                f"got {self.surprise_power} and {self.surprise_correction}."
+            )
+        if self.critic_share < 0:
+            raise ConfigError(f"critic_share: expected at least 0, got {self.critic_share}.")
         if self.shift < 0:
             raise ConfigError(f"shift: expected at least 0, got {self.shift}.")
         if self.shift and not 1 <= self.shift_step <= self.shift:
@@ -184,8 +202,16 @@ class Fitter:
         fast = config.bf16 and bf16_is_faster(world_model.device.type)
         precision = torch.bfloat16 if fast else torch.float32
         self.matrix_optimizer = Muon(matrices, dtype=precision) if matrices else None
+        critic = getattr(world_model.dynamics, "critic", None)
+        if (critic is None) != (config.critic_share == 0):
+            raise ConfigError(
+                f"critic_share: expected {'0' if critic is None else 'more than 0'}, as the dynamics have "
+                f"{'no' if critic is None else 'a'} critic, got {config.critic_share}."
+            )
+        self.critic_optimizer = None if critic is None else torch.optim.Adam(critic.parameters(), fused=True)
         self.codec_updates = 0
         self.dynamics_updates = 0
+        self._fitted_to = 0
         self._latents = LatentCache(world_model)
         if config.sequence_length <= world_model.dynamics.looks_back:
             raise ConfigError(
@@ -199,7 +225,7 @@ class Fitter:
             )
         phases = range(config.shift_step, cell, config.shift_step) if config.shift else ()
         self._moved_latents = [LatentCache(world_model, rows) for rows in phases]
-        self._surprise = SurpriseWindows(config.surprise_limit)
+        self._surprise = SurpriseWindows(config.surprise_limit, config.surprise_power)
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser states and counters; the weights are the world model's own."""
@@ -207,6 +233,8 @@ class Fitter:
             "codec_optimizer": self.codec_optimizer.state_dict(),
             "dynamics_optimizer": self.dynamics_optimizer.state_dict(),
             "matrix_optimizer": self.matrix_optimizer.state_dict() if self.matrix_optimizer else {},
+            "critic_optimizer": self.critic_optimizer.state_dict() if self.critic_optimizer else {},
+            "fitted_to": self._fitted_to,
             "codec_updates": self.codec_updates,
             "dynamics_updates": self.dynamics_updates,
             "losses": torch.from_numpy(self._surprise.losses),
@@ -219,6 +247,9 @@ class Fitter:
         self.dynamics_optimizer.load_state_dict(state["dynamics_optimizer"])
         if self.matrix_optimizer:
             self.matrix_optimizer.load_state_dict(state["matrix_optimizer"])
+        if self.critic_optimizer:
+            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self._fitted_to = state.get("fitted_to", 0)
         self.codec_updates = state["codec_updates"]
         self.dynamics_updates = state.get("dynamics_updates", 0)
         self._surprise.restore(state.get("losses", torch.zeros(0)).cpu().numpy(), state.get("first_loss", 0))
@@ -287,6 +318,7 @@ class Fitter:
             tracker.add(update, self._codec_update(replay, rng, generator, settled=update >= free))
         self.world_model.codec.requires_grad_(True)
         self._surprise.forget()
+        self._fitted_to = 0
         return tracker.report("codec/")
 
     def fit_dynamics(
@@ -306,7 +338,12 @@ class Fitter:
         device = self.world_model.device
         before = self._measure_surprise(replay, table, generator) if self.config.windows == "surprise" else {}
         draw = self._window_source(replay, rng)
+        judged: Report = {}
+        # The first dynamics of all have seen nothing: what they draw says nothing of what later ones will.
+        unseen, ready = (self._fitted_to, 0) if self._fitted_to else (0, updates // 5)
         for update in _bar(updates, "dynamics", progress):
+            if update == ready and self.critic_optimizer:
+                judged = self._fit_critic(replay, table, unseen, round(self.config.critic_share * updates), generator)
             self._set_dynamics_rates(update / updates)
             windows = draw()
             if moved_tables is None:
@@ -315,7 +352,46 @@ class Fitter:
                 batch, moved = self._shifted(moved_tables, windows, generator)
             batch = batch.to(device, non_blocking=True).long()
             tracker.add(update, self._dynamics_update(replay, windows, batch, generator, moved))
-        return before | tracker.report("dynamics/")
+        if updates:
+            self._fitted_to = replay.appended
+        return before | judged | tracker.report("dynamics/")
+
+    def _fit_critic(
+        self, replay: Replay, latents: Tensor, unseen: int, updates: int, generator: torch.Generator
+    ) -> Report:
+        """Fit the critic to what the dynamics, as they are, draw after moments from record ``unseen`` on."""
+        config, model, optimizer = self.config, self.world_model, self.critic_optimizer
+        assert optimizer is not None
+        back, device = model.dynamics.looks_back, model.device
+        starts = np.arange(max(0, unseen - (replay.appended - len(replay))), len(replay) - back - 1)
+        windows = replay.windows_from(starts, back + 2)
+        starts = starts[windows.mask.all(axis=1)]
+        tracker = _Tracker(updates)
+        if len(starts) == 0:
+            return {}
+        # The ratio is one of chances given the moment: how often which moment is shown does not shift it.
+        weights = self._surprise.of(starts + back + 1) if config.windows == "surprise" else np.ones(len(starts))
+        weights = torch.as_tensor(weights)
+        for update in range(updates):
+            _set_rate(optimizer, config.critic_learning_rate, update / updates, config.final_rate)
+            chosen = torch.multinomial(
+                weights, config.dynamics_batch_size, replacement=True, generator=generator
+            ).numpy()
+            windows = replay.windows_from(starts[chosen], back + 2)
+            batch = latents[torch.as_tensor(windows.indices)].to(device, non_blocking=True).long()
+            with torch.no_grad(), model.mixed_precision(config.bf16):
+                given = _given(model, replay, windows.indices[:, :-1], config)
+                prediction = _roll(model, batch[:, :-1], *given, back, 0, generator)
+            last = Prediction(*(tensor[:, -1] for tensor in prediction))
+            uniforms = torch.rand(len(batch), *batch.shape[2:], generator=generator).to(device)
+            with model.mixed_precision(config.bf16):
+                loss, metrics = model.dynamics.critic_loss(last, uniforms, batch[:, -1])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.dynamics.critic.parameters(), 1.0)
+            optimizer.step()
+            tracker.add(update, metrics)
+        return tracker.report("critic/")
 
     def _moved_tables(self, replay: Replay, latents: Tensor) -> Tensor:
         """(phases, records, height, width) uint8: the latents given, then those of frames moved within a cell."""
@@ -523,14 +599,10 @@ def dynamics_loss(
     mask = torch.as_tensor(windows.mask, device=device)
     valid, next_valid = mask[:, back:-1], mask[:, back + 1 :]
     weights = torch.as_tensor(windows.weights, device=device, dtype=torch.float32)
-    actions = torch.as_tensor(replay.actions_at(inputs), device=device)
-    rewards = torch.as_tensor(replay.rewards_at(inputs), device=device, dtype=torch.float32)
-    ended = replay.terminated_at(inputs)
-    if config.life_loss_ends:
-        ended = ended | replay.life_lost_at(inputs)
-    ends = torch.as_tensor(ended, device=device)
+    if config.windows == "surprise":
+        weights = weights**config.surprise_correction
+    actions, rewards, ends, elapsed = _given(world_model, replay, inputs, config)
     shown = swap_codes(latents[:, :-1], config.code_noise, generator) if config.code_noise else latents[:, :-1]
-    elapsed = torch.as_tensor(replay.elapsed_at(inputs[:, 0]), device=device)
     prediction = _roll(world_model, shown, actions, rewards, ends, elapsed, back, config.context_steps, generator)
     rewards, ends = rewards[:, back:], ends[:, back:]
     targets = latents[:, back + 1 :]
@@ -552,6 +624,22 @@ def dynamics_loss(
         hits = world_model.dynamics.latent_logits(few, targets[some]).argmax(dim=2) == targets[some]
     metrics["accuracy"] = masked_mean(hits.float().mean(dim=(2, 3)), next_valid[some])
     return loss, metrics
+
+
+def _given(
+    world_model: WorldModel, replay: Replay, records: npt.NDArray[np.int64], config: FitConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Actions, rewards, ends (batch, time) of records, and (batch,) steps from the last reward to the first of them."""
+    ended = replay.terminated_at(records)
+    if config.life_loss_ends:
+        ended = ended | replay.life_lost_at(records)
+    device = world_model.device
+    return (
+        torch.as_tensor(replay.actions_at(records), device=device),
+        torch.as_tensor(replay.rewards_at(records), device=device, dtype=torch.float32),
+        torch.as_tensor(ended, device=device),
+        torch.as_tensor(replay.elapsed_at(records[:, 0]), device=device),
+    )
 
 
 def swap_codes(latents: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
@@ -623,13 +711,15 @@ def _epochs(
 
 
 def _dynamics_groups(dynamics: nn.Module, config: FitConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Parameter groups of Muon and of AdamW.
+    """Parameter groups of Muon and of AdamW; the critic has its own optimiser.
 
     Weights of products decay, norms and biases do not; AdamW's share of the reward head has its own rate.
     """
     muon: list[nn.Parameter] = []
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for module_name, module in dynamics.named_modules():
+        if module_name.partition(".")[0] == "critic":
+            continue
         for name, parameter in module.named_parameters(recurse=False):
             decays = name == "weight" and not isinstance(module, MapLayerNorm)
             if config.dynamics_optimizer == "muon" and decays and is_matrix(parameter):

@@ -36,6 +36,24 @@ def _mix(bits: Tensor) -> Tensor:
     return bits ^ _shift(bits, 31)
 
 
+def _uniform(bits: Tensor) -> Tensor:
+    """Int64 to float32 in [0, 1)."""
+    return _shift(bits, 64 - _MANTISSA_BITS).to(torch.float32) * 2.0**-_MANTISSA_BITS
+
+
+def anew(uniforms: Tensor, time: int) -> Tensor:
+    """Other uniform numbers in place of some, each a hash of the number that it is for.
+
+    Args:
+        uniforms: any shape, float32 in [0, 1).
+        time: others for every one, from 1.
+
+    Returns:
+        The same shape, as good as independent of what was given and of those of other times.
+    """
+    return _uniform(_mix((uniforms.double() * 2.0**53).to(torch.int64) + _signed(_GAMMA * time)))
+
+
 class Streams(NamedTuple):
     """One random stream a row; immutable: drawing returns the streams that follow."""
 
@@ -63,7 +81,7 @@ class Streams(NamedTuple):
         """
         offsets = torch.arange(count, dtype=torch.int64, device=self.keys.device)
         bits = _mix(self.keys[:, None] + _GAMMA * (self.counters[:, None] + offsets))
-        uniforms = _shift(bits, 64 - _MANTISSA_BITS).to(torch.float32) * 2.0**-_MANTISSA_BITS
+        uniforms = _uniform(bits)
         advance = count if mask is None else count * mask.to(torch.int64)
         return uniforms, Streams(self.keys, self.counters + advance)
 

@@ -23,13 +23,14 @@ class SurpriseWindows:
 
     Args:
         limit: a window's loss counts as at most so many times the mean of all, and as at least 1 / limit of it.
+        power: of a record's loss; windows are drawn in proportion to the sum of their records'.
     """
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, power: float = 1.0) -> None:
         """Begin with no loss known."""
-        if not limit >= 1:
-            raise InvalidInputError(f"limit: expected at least 1, got {limit!r}.")
-        self._limit = limit
+        if not limit >= 1 or not power > 0:
+            raise InvalidInputError(f"limit, power: expected at least 1 and more than 0, got {limit!r} and {power!r}.")
+        self._limit, self._power = limit, power
         self._losses: Losses = np.zeros(0, np.float32)
         self._first = 0
         self._replay: Replay | None = None
@@ -110,16 +111,29 @@ class SurpriseWindows:
         """
         if len(replay) < length:
             raise ReplayError(f"expected a replay buffer of at least {length} records, it has {len(replay)}.")
-        losses = self._losses.astype(np.float64)
-        unknown = np.isnan(losses)
-        losses[unknown] = losses[~unknown].mean() if not unknown.all() else 1.0
+        losses = self._known(np.arange(len(self._losses)))
         sums = np.concatenate([[0.0], np.cumsum(losses)])
         # A window's first record is no target.
         weights = sums[length:] - sums[1 + shown : len(sums) - length + 1 + shown]
-        mean = weights.mean()
-        weights = np.clip(weights, mean / self._limit, mean * self._limit) if mean > 0 else np.ones_like(weights)
+        weights = self._limited(weights)
         ends = np.cumsum(weights)
         starts = np.searchsorted(ends, rng.random(batch_size) * ends[-1], side="right")
         starts = np.minimum(starts, len(weights) - 1)
         even = (ends[-1] / len(ends) / weights[starts]).astype(np.float32)
         return replay.windows_from(starts, length)._replace(weights=even)
+
+    def of(self, records: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Weights by which single records, (count,) of the replay that was followed, are drawn by their losses."""
+        return self._limited(self._known(records))
+
+    def _known(self, records: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The records' losses; one that is not known counts as an average one of all."""
+        losses = self._losses[records].astype(np.float64)
+        unknown = np.isnan(losses)
+        known = self._losses[~np.isnan(self._losses)]
+        losses[unknown] = known.mean(dtype=np.float64) if len(known) else 1.0
+        return losses**self._power
+
+    def _limited(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        mean = weights.mean()
+        return np.clip(weights, mean / self._limit, mean * self._limit) if mean > 0 else np.ones_like(weights)

@@ -38,6 +38,7 @@ SMALL = FitConfig(
 
 RESIDUAL = ResidualConfig(memory=3, channels=16, blocks=1, embedding=16, joint=8, reward_hidden=16)
 MULTISCALE = MultiscaleConfig(memory=3, fine=8, embedding=8, channels=16, blocks=1, cell_hidden=16, reward_hidden=16)
+CRITICAL = replace(MULTISCALE, redraws=2, critic_hidden=8)
 
 
 def world_model(num_actions=6, dynamics=None, **codec) -> WorldModel:
@@ -217,6 +218,14 @@ def test_windows_by_surprise_shift_the_latents_loss_but_not_that_of_rewards_and_
         assert half[name].item() == pytest.approx(0.5 * whole[name].item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("exponent", [0.0, 0.5])
+def test_the_shift_by_surprise_may_be_corrected_in_part(exponent):
+    config = replace(SMALL, windows="surprise", surprise_correction=exponent)
+    (_, whole, _, _), (_, quarter, _, _) = losses_of(game(), config), losses_of(game(), config, weights=0.25)
+    for name in ("reward", "end"):
+        assert quarter[name].item() == pytest.approx(0.25**exponent * whole[name].item(), rel=1e-5)
+
+
 def test_weights_of_the_losses_add_up():
     replay = game()
     _, metrics, _, _ = losses_of(replay)
@@ -336,6 +345,74 @@ def test_a_saved_fit_by_surprise_goes_on_as_if_it_had_not_stopped():
         fit(fitter, pong(), 0, 6, seed=1)
     for a, b in zip(through.world_model.parameters(), resumed.world_model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("windows", ["uniform", "surprise"])
+def test_the_critic_is_fitted_to_moments_that_the_dynamics_were_not_fitted_to(monkeypatch, windows):
+    whole, replay = pong(), Replay(300)
+
+    def more(count):
+        for i in range(len(replay), len(replay) + count):
+            replay.append(whole.frames_at(i)[0], i % 6, 0.0, False, False, False, i == 0)
+
+    config = replace(SMALL, windows=windows, critic_share=5.0, bf16=False)
+    fitter = Fitter(world_model(stages=3, dynamics=CRITICAL), config)
+    order, targets = [], []
+    update, judge = fitter._dynamics_update, fitter.world_model.dynamics.critic_loss
+    table = {}
+
+    def spy(prediction, uniforms, latents):
+        order.append("critic")
+        targets.extend(table[latent.numpy().tobytes()] for latent in latents)
+        return judge(prediction, uniforms, latents)
+
+    monkeypatch.setattr(fitter.world_model.dynamics, "critic_loss", spy)
+    monkeypatch.setattr(fitter, "_dynamics_update", lambda *args: order.append("dynamics") or update(*args))
+
+    def fit_once(codec_updates, updates):
+        if codec_updates:
+            fitter.fit_codec(replay, codec_updates, np.random.default_rng(0), torch.Generator(), progress=False)
+        # Every record a latent of its own, so that it can be told which were shown.
+        numbered = np.random.default_rng(1).integers(0, 8, (len(replay), *fitter.world_model.codec.latent_shape))
+        table.update({latent.astype(np.int64).tobytes(): i for i, latent in enumerate(numbered)})
+        order.clear(), targets.clear()
+        report = fitter.fit_dynamics(
+            replay, numbered.astype(np.uint8), updates, np.random.default_rng(0), torch.Generator(), progress=False
+        )
+        assert np.isfinite(report["critic/loss"]) and order.count("critic") == 5 * updates
+        return order.index("critic"), sorted(set(targets))
+
+    back = fitter.world_model.dynamics.looks_back
+    more(100)
+    assert fitter.dynamics_updates == 0
+    first, seen = fit_once(3, 10)
+    # Dynamics that know nothing yet make mistakes of another kind.
+    assert first == 2 and seen[0] >= back + 1 and seen[-1] <= 99 and len(seen) > 50
+    more(60)
+    first, seen = fit_once(0, 10)
+    assert first == 0 and seen[0] >= 100 + back + 1 and len(seen) > 30
+    # New latents are new to the dynamics, too.
+    first, seen = fit_once(2, 10)
+    assert first == 2 and seen[0] < 100
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "share", "said"), [(CRITICAL, 0.0, "have a critic"), (MULTISCALE, 0.5, "have no critic")]
+)
+def test_a_critic_has_updates_and_none_has_none(dynamics, share, said):
+    with pytest.raises(ConfigError, match=said):
+        Fitter(world_model(stages=3, dynamics=dynamics), replace(SMALL, critic_share=share))
+
+
+def test_no_optimiser_of_the_dynamics_moves_the_critic():
+    model = world_model(stages=3, dynamics=CRITICAL)
+    fitter = Fitter(model, replace(SMALL, dynamics_optimizer="muon", critic_share=1.0))
+    critic = {id(parameter) for parameter in model.dynamics.critic.parameters()}
+    optimised = [{id(p) for group in o.param_groups for p in group["params"]} for o in fitter._dynamics_optimizers]
+    assert critic and not critic & set.union(*optimised)
+    assert critic == {id(p) for group in fitter.critic_optimizer.param_groups for p in group["params"]}
+    rest = {id(p) for p in model.dynamics.parameters()} - critic
+    assert rest == set.union(*optimised)
 
 
 def test_epoch_windows_show_every_step_once():
@@ -471,20 +548,23 @@ def test_feed_forward_dynamics_learn_a_short_game_by_heart():
     assert not any(name.startswith("codec/") for name in last)
 
 
-@pytest.mark.parametrize("dynamics", [None, RESIDUAL, MULTISCALE], ids=["recurrent", "residual", "two grids"])
+@pytest.mark.parametrize(
+    "dynamics", [None, RESIDUAL, MULTISCALE, CRITICAL], ids=["recurrent", "residual", "two grids", "critic"]
+)
 def test_a_fit_is_a_function_of_its_seeds_and_goes_on_from_its_state(dynamics):
     stages = 4 if dynamics is None else 3
+    config = replace(SMALL, windows="balanced", critic_share=1.0 if dynamics is CRITICAL else 0.0)
 
     def run(interrupted: bool):
         replay = pong()
         replay.visits = np.zeros(len(replay), np.int64)
         model = world_model(dynamics=dynamics, stages=stages)
-        fitter = Fitter(model, replace(SMALL, windows="balanced"))
+        fitter = Fitter(model, config)
         fit(fitter, replay, 8, 4, seed=1)
         if interrupted:
             weights, state, visits = model.state_dict(), fitter.state_dict(), replay.visits
             model = world_model(dynamics=dynamics, stages=stages)
-            fitter = Fitter(model, replace(SMALL, windows="balanced"))
+            fitter = Fitter(model, config)
             model.load_state_dict(weights)
             fitter.load_state_dict(state)
             replay.visits = visits
@@ -614,7 +694,16 @@ def test_too_little_experience_is_refused():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"windows": "all"}, {"event_priority": 0.5}, {"final_rate": 0.0}, {"balance_tau": 0}, {"surprise_limit": 0.9}],
+    [
+        {"windows": "all"},
+        {"event_priority": 0.5},
+        {"final_rate": 0.0},
+        {"balance_tau": 0},
+        {"surprise_limit": 0.9},
+        {"critic_share": -1},
+        {"surprise_power": 0},
+        {"surprise_correction": 1.5},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError):

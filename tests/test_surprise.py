@@ -14,9 +14,9 @@ def records(count, ends=(), capacity=None):
     return replay
 
 
-def known(replay, losses, limit=8.0):
+def known(replay, losses, limit=8.0, power=1.0):
     """A sampler to which all losses are known."""
-    sampler = SurpriseWindows(limit)
+    sampler = SurpriseWindows(limit, power)
     sampler.restore(np.asarray(losses, np.float32), 0)
     sampler.follow(replay)
     return sampler
@@ -32,6 +32,18 @@ def test_windows_are_drawn_in_proportion_to_the_loss_of_their_targets():
     expected = losses[1:299] + losses[2:300]
     assert np.allclose(counts / counts.sum(), expected / expected.sum(), atol=1e-3)
     assert drawn.indices.shape == (200_000, 3)
+
+
+def test_a_power_of_the_loss_draws_what_is_badly_known_more_often_still():
+    replay = records(300)
+    losses = np.ones(300)
+    losses[100:110] = 3.0
+    sampler = known(replay, losses, limit=20.0, power=2.0)
+    counts = np.bincount(sampler.draw(replay, 200_000, 2, np.random.default_rng(0)).indices[:, 0], minlength=299)
+    assert np.allclose(counts / counts.sum(), losses[1:] ** 2 / (losses[1:] ** 2).sum(), atol=1.5e-3)
+    # Single records are weighed alike.
+    one, other = sampler.of(np.array([5, 105]))
+    assert other == pytest.approx(min(9 * one, 20 * (one + other) / 2))
 
 
 def test_weighted_windows_count_as_if_they_were_drawn_evenly():

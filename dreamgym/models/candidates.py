@@ -18,14 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamgym.models.joint import drop_unlikely
+from dreamgym.models.patches import BLOCK, pad_maps, places_around
 from dreamgym.streams import sample_categorical
 
 GROUPS = 4
 _REACH = 2
 """Cells to every side of a candidate that it is shown the codes of."""
-
-_BLOCK = 16
-"""Candidates are drawn in multiples of so many."""
 
 _MOST = 48
 """Candidates of a latent that are fitted to, in the mean of a batch, besides the cells that change."""
@@ -146,7 +144,7 @@ class CandidateHead(nn.Module):
         gate, current = prepared[:, -2], prepared[:, -1].long()
         turns = self._turns_of(gate)
         parts = _every_cell(turns) if every or (every is None and turns.device.type != "cpu") else _candidates(turns)
-        latents, known = _padded(current, self.num_codes + 1), _padded(turns, -1)
+        latents, known = pad_maps(current, _REACH, self.num_codes + 1), pad_maps(turns, _REACH, -1)
         inside = latents[:, _REACH:-_REACH, _REACH:-_REACH]
         # What a dream draws does not depend on how many cells of others are drawn with it.
         blocks = [_filled(cells) for cells in parts]
@@ -167,13 +165,13 @@ class CandidateHead(nn.Module):
     def _given(self, prepared: Tensor, turns: Tensor, latents: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
         """The candidates (count, 3), and their scores (count, codes) where ``latents`` is what is drawn."""
         cells = (turns >= 0).nonzero()
-        seen = _padded(latents, self.num_codes + 1), _padded(turns, -1)
+        seen = pad_maps(latents, _REACH, self.num_codes + 1), pad_maps(turns, _REACH, -1)
         return cells, self._scores(self._own(prepared, cells, codebook), *seen, cells, codebook)
 
     def _own(self, prepared: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
         """What candidates (count, 3) int64 are shown of the features around: (count, hidden)."""
         features = F.pad(prepared[:, :-2].permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        places = _places(cells, features.shape[1], features.shape[2], 1)
+        places = places_around(cells, features.shape[1], features.shape[2], 1)
         shown = (
             features.reshape(-1, features.shape[-1])
             .index_select(0, places.flatten())
@@ -189,7 +187,7 @@ class CandidateHead(nn.Module):
 
     def _scores(self, own: Tensor, latents: Tensor, turns: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
         """Scores (count, codes) of candidates, given padded latents and whose turn each cell is (-1: it stays)."""
-        places = _places(cells, latents.shape[1], latents.shape[2], _REACH)
+        places = places_around(cells, latents.shape[1], latents.shape[2], _REACH)
         around, when = latents.flatten()[places], turns.flatten()[places]
         mine = when[:, places.shape[1] // 2, None]
         around = torch.where(when < mine, around, self.num_codes)
@@ -233,16 +231,4 @@ def _filled(cells: Tensor) -> Tensor:
 
     In products of few rows the last bits of one depend on how many there are.
     """
-    return torch.cat([cells, cells[:1].expand(-len(cells) % _BLOCK, -1)])
-
-
-def _padded(maps: Tensor, value: int) -> Tensor:
-    return F.pad(maps, (_REACH,) * 4, value=value)
-
-
-def _places(cells: Tensor, height: int, width: int, reach: int) -> Tensor:
-    """Where the cells around (count, 3) are in a flattened padded map: (count, (2 reach + 1)^2)."""
-    batch, row, column = cells.unbind(1)
-    side = torch.arange(2 * reach + 1, device=cells.device)
-    offsets = (side[:, None] * width + side).flatten()
-    return ((batch * height + row) * width + column)[:, None] + offsets
+    return torch.cat([cells, cells[:1].expand(-len(cells) % BLOCK, -1)])

@@ -5,8 +5,8 @@ own grid) learns that from all places at once. :mod:`dreamgym.models.residual` w
 them every place is learned anew. Here residual blocks with few channels run on the fine grid, and after them some with
 many channels on a coarse grid, which sees far and knows actions, time and place; what they found goes back to the fine
 grid, as in a U-Net (Ronneberger et al. 2015) with two levels, and from there to the few cells that may change
-(:mod:`dreamgym.models.candidates`). Like the others it is shown the last few latents and carries nothing else but the
-clock of :mod:`dreamgym.models.residual`.
+(:mod:`dreamgym.models.candidates`). What is drawn there a critic may reject (:mod:`dreamgym.models.critic`). Like the
+others it is shown the last few latents and carries nothing else but the clock of :mod:`dreamgym.models.residual`.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.candidates import CandidateHead
+from dreamgym.models.critic import Critic, critic_loss
 from dreamgym.models.dynamics import Prediction, RewardHead
 from dreamgym.models.losses import NO_REWARD, reward_classes
 from dreamgym.models.residual import REWARDED, ResidualBlock, one_by_one, steps_since
 from dreamgym.replay import LONGEST_ELAPSED
+from dreamgym.streams import anew
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class MultiscaleConfig:
         cell_hidden: units of the layers that see one cell which may change.
         least_change: chance of a change from which a cell is looked at; all others keep their code.
         least_chance: no code is drawn whose chance, at temperature 1, is less than this share of the likeliest one's.
+        redraws: times that a latent is drawn again, at most, which the critic rejects; 0 has no critic.
+        critic_hidden: units of the critic's layers.
         reward_hidden: units of the reward head's linear layer.
         end_head: whether the end of the episode is predicted.
         coarse_dropout: share of the latents whose fine grid is not told what the coarse one found, in training: what
@@ -59,6 +63,8 @@ class MultiscaleConfig:
     cell_hidden: int = 128
     least_change: float = 0.001
     least_chance: float = 0.0
+    redraws: int = 0
+    critic_hidden: int = 64
     reward_hidden: int = 128
     end_head: bool = True
     coarse_dropout: float = 0.0
@@ -67,11 +73,23 @@ class MultiscaleConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("memory", "fine", "embedding", "channels", "scale", "cell_hidden", "reward_hidden"):
+        for name in (
+            "memory",
+            "fine",
+            "embedding",
+            "channels",
+            "scale",
+            "cell_hidden",
+            "critic_hidden",
+            "reward_hidden",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
-        if min(self.fine_blocks, self.blocks) < 0:
-            raise ConfigError(f"fine_blocks, blocks: expected at least 0, got {self.fine_blocks} and {self.blocks}.")
+        for name in ("fine_blocks", "blocks", "redraws"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}.")
+        if self.redraws and self.memory < 2:
+            raise ConfigError(f"memory: expected at least 2 where there are redraws, got {self.memory}.")
         if not 1 <= self.clock <= LONGEST_ELAPSED:
             # No longer time is ever seen in training.
             raise ConfigError(f"clock: expected 1 to {LONGEST_ELAPSED}, got {self.clock}.")
@@ -131,6 +149,7 @@ class MultiscaleDynamics(nn.Module):
         self.latent_head = CandidateHead(
             fine, num_codes, depth, config.cell_hidden, config.least_change, config.least_chance
         )
+        self.critic = Critic(self._height, self._width, depth, scale, config.critic_hidden) if config.redraws else None
         self.reward_dropout = nn.Dropout2d(config.reward_dropout)
         self.reward_head = RewardHead(channels, *self._coarse, config.reward_hidden, 3)
         self.end_head = RewardHead(channels, *self._coarse, 64, 1, channels=8) if config.end_head else None
@@ -231,6 +250,8 @@ class MultiscaleDynamics(nn.Module):
             back = back * told.to(back.dtype)
         fine = F.relu(fine + back)
         latent = self.latent_head.prepare(fine, codes[..., -1]).float()
+        if self.critic is not None:
+            latent = torch.cat([codes[..., -2, None].permute(0, 3, 1, 2).float(), latent], dim=1)
         heads = latent, self.reward_head(self.reward_dropout(trunk)).float(), self._end_logits(trunk).float()
         prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
         if rewards is None:
@@ -259,18 +280,67 @@ class MultiscaleDynamics(nn.Module):
         return self.end_head(trunk)[:, 0]
 
     def latent_logits(self, prediction: Prediction, latents: Tensor) -> Tensor:
-        """Scores (..., codes, height, width) of the next latent's cells; ``latents`` shows the groups drawn before."""
-        flat = self.latent_head.logits(prediction.latent.flatten(0, -4), latents.flatten(0, -3), self.codebook[:-1])
+        """Scores (..., codes, height, width) of the next latent's cells; ``latents`` shows the groups drawn before.
+
+        Of what the head draws: the critic, which only knows whole latents, has no part in them.
+        """
+        flat = self.latent_head.logits(self._prepared(prediction).flatten(0, -4), latents.flatten(0, -3), self._codes)
         return flat.unflatten(0, latents.shape[:-2])
 
     def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:
         """What the latent head is fitted by, (...) nats, where (..., height, width) came."""
-        flat = self.latent_head.loss(prediction.latent.flatten(0, -4), latents.flatten(0, -3), self.codebook[:-1])
+        flat = self.latent_head.loss(self._prepared(prediction).flatten(0, -4), latents.flatten(0, -3), self._codes)
         return flat.unflatten(0, latents.shape[:-2])
 
-    def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draw the next latent (batch, height, width)."""
-        return self.latent_head.draw(prediction.latent, uniforms, temperature, self.codebook[:-1])
+    def draw_latent(
+        self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0, every: bool | None = None
+    ) -> Tensor:
+        """Draw the next latent (batch, height, width), anew where the critic rejects it; of none kept, the best.
+
+        ``every`` draws all anew and takes what it needs, as None does on an accelerator: the latents are the same.
+        """
+        prepared = self._prepared(prediction)
+        drawn = self.latent_head.draw(prepared, uniforms, temperature, self._codes)
+        if self.critic is None or temperature == 0:
+            return drawn
+        ratio = self._judge(prediction.latent, drawn)
+        chance = anew(uniforms[:, 0, 0], self.config.redraws + 1)
+        rejected = chance.log() > ratio
+        for again in range(1, self.config.redraws + 1):
+            # To know which were rejected is to wait for an accelerator.
+            every = drawn.device.type != "cpu" if every is None else every
+            rows = torch.arange(len(drawn), device=drawn.device) if every else rejected.nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            others = self.latent_head.draw(prepared[rows], anew(uniforms[rows], again), temperature, self._codes)
+            theirs = self._judge(prediction.latent[rows], others)
+            kept = anew(chance[rows], again).log() <= theirs
+            better = rejected[rows] & (kept | (theirs > ratio[rows]))
+            drawn = drawn.index_copy(0, rows, torch.where(better[:, None, None], others, drawn[rows]))
+            ratio = ratio.index_copy(0, rows, torch.where(better, theirs, ratio[rows]))
+            rejected = rejected.index_copy(0, rows, rejected[rows] & ~kept)
+        return drawn
+
+    def critic_loss(
+        self, prediction: Prediction, uniforms: Tensor, latents: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the critic is fitted by: to tell from what the head draws the (batch, height, width) that came."""
+        with torch.no_grad():
+            drawn = self.latent_head.draw(self._prepared(prediction), uniforms, 1.0, self._codes)
+        return critic_loss(self._judge(prediction.latent, latents), self._judge(prediction.latent, drawn))
+
+    def _judge(self, latent: Tensor, drawn: Tensor) -> Tensor:
+        """The critic's log-ratio, (batch,), of latents drawn from a prediction's ``latent``."""
+        assert self.critic is not None
+        return self.critic(latent[:, 0].long(), latent[:, -1].long(), drawn, self._codes)
+
+    def _prepared(self, prediction: Prediction) -> Tensor:
+        """What the latent head is given of a prediction."""
+        return prediction.latent if self.critic is None else prediction.latent[..., 1:, :, :]
+
+    @property
+    def _codes(self) -> Tensor:
+        return self.codebook[:-1]
 
 
 def _spread(outputs: Tensor, side: int) -> Tensor:

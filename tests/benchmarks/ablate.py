@@ -107,6 +107,7 @@ _PUBLISHED = replace(VQVAEConfig.published(), width=16, **_FRAME)
 _ONE_GRID = ResidualConfig(clock=32, joint=64, least_chance=0.05, dropout=0.0)
 _NARROW = {"fine": 24, "cell_hidden": 128, "embedding": 8}
 _WINDOWS = {"dynamics_batch_size": 8, "sequence_length": 16}
+_NO_CRITIC = {"critic_share": 0.0}
 _UNSETTLED = {"settled_updates": 0, "unquantized_updates": 100, "codec_batch_size": 64}
 _BALANCED = {"windows": "balanced"}
 _LSTM = ConvLSTMConfig(hidden=64, kernel=3, reward_hidden=128, latent_skip=True, patch=4)
@@ -118,7 +119,7 @@ ROWS = {
     # The codec.
     "wide-codes": Row(
         "64 codes of 8 px that see 22 px, one grid of 16 px, windows of 16 steps: near to the recipe before",
-        but(codec=_WIDE_CODES, dynamics=_ONE_GRID, fit={**_WINDOWS, **_UNSETTLED}),
+        but(codec=_WIDE_CODES, dynamics=_ONE_GRID, fit={**_WINDOWS, **_UNSETTLED, **_NO_CRITIC}),
     ),
     "codes8": Row("codes that see their own 8 px, 256 of them", but(codec=_PATCH_CODES, dynamics={"scale": 2})),
     "unsettled": Row("codes follow moving averages of what the encoder makes of cells", but(fit=_UNSETTLED)),
@@ -142,9 +143,15 @@ ROWS = {
     # The dynamics.
     "lstm": Row(
         "a convolutional LSTM, as in the paper, at the rate that suits it",
-        but(dynamics=_LSTM, fit={**_WINDOWS, "dynamics_optimizer": "adamw", "dynamics_batch_size": 32, **_LSTM_RATES}),
+        but(
+            dynamics=_LSTM,
+            fit={**_WINDOWS, **_NO_CRITIC, "dynamics_optimizer": "adamw", "dynamics_batch_size": 32, **_LSTM_RATES},
+        ),
     ),
-    "one-grid": Row("blocks on the coarse grid alone", but(dynamics=replace(_ONE_GRID, patch=4), fit=_WINDOWS)),
+    "one-grid": Row(
+        "blocks on the coarse grid alone", but(dynamics=replace(_ONE_GRID, patch=4), fit={**_WINDOWS, **_NO_CRITIC})
+    ),
+    "no-critic": Row("whatever is drawn is kept", but(dynamics={"redraws": 0}, fit=_NO_CRITIC)),
     "every-code": Row("also the least likely codes are drawn", but(dynamics={"least_chance": 0.0})),
     "short-clock": Row("a clock that stops after four steps", but(dynamics={"clock": 4})),
     "memory2": Row("two latents seen instead of four", but(dynamics={"memory": 2}, fit={"sequence_length": 3})),
@@ -158,6 +165,12 @@ ROWS = {
         "windows drawn uniformly, those with a reward no more often",
         but(fit={"windows": "uniform", "event_priority": 1.0}),
     ),
+    "in-proportion": Row(
+        "windows drawn in proportion to their loss, not to its square",
+        but(fit={"surprise_power": 1.0, "surprise_limit": 8.0}),
+    ),
+    "uncorrected": Row("rewards and ends shifted by surprise, too", but(fit={"surprise_correction": 0.0})),
+    "corrected": Row("rewards and ends not shifted by surprise at all", but(fit={"surprise_correction": 1.0})),
     "long-windows": Row("five windows of 16 steps", but(fit={"sequence_length": 16, "dynamics_batch_size": 5})),
     "adamw": Row("AdamW for all weights", but(fit={"dynamics_optimizer": "adamw", **_ADAMW_RATES})),
     "batch128": Row("four times the batch, so fewer updates", but(fit={"dynamics_batch_size": 128})),
