@@ -329,7 +329,7 @@ def _laptop() -> RunConfig:
             quantizer=QuantizerConfig(num_codes=256, dead_below=0.002),
         ),
         dynamics=MultiscaleConfig(
-            fine=32, channels=64, blocks=1, cell_hidden=192, least_chance=0.05, coarse_dropout=0.5, redraws=8
+            fine=32, channels=64, blocks=1, cell_hidden=192, least_chance=0.05, coarse_dropout=0.5, redraws=7
         ),
         collect=CollectConfig(first_steps=12_800, steps=5_800),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.

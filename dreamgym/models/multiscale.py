@@ -305,20 +305,30 @@ class MultiscaleDynamics(nn.Module):
             return drawn
         ratio = self._judge(prediction.latent, drawn)
         chance = anew(uniforms[:, 0, 0], self.config.redraws + 1)
-        rejected = chance.log() > ratio
-        for again in range(1, self.config.redraws + 1):
-            # To know which were rejected is to wait for an accelerator.
-            every = drawn.device.type != "cpu" if every is None else every
+        rejected, tried = chance.log() > ratio, 0
+        # To know which were rejected is to wait for an accelerator.
+        every = drawn.device.type != "cpu" if every is None else every
+        while tried < self.config.redraws:
             rows = torch.arange(len(drawn), device=drawn.device) if every else rejected.nonzero()[:, 0]
             if len(rows) == 0:
                 break
-            others = self.latent_head.draw(prepared[rows], anew(uniforms[rows], again), temperature, self._codes)
-            theirs = self._judge(prediction.latent[rows], others)
-            kept = anew(chance[rows], again).log() <= theirs
-            better = rejected[rows] & (kept | (theirs > ratio[rows]))
-            drawn = drawn.index_copy(0, rows, torch.where(better[:, None, None], others, drawn[rows]))
-            ratio = ratio.index_copy(0, rows, torch.where(better, theirs, ratio[rows]))
-            rejected = rejected.index_copy(0, rows, rejected[rows] & ~kept)
+            # One more, then two at once, then four: few are rejected often, and a small draw costs as much as a large.
+            times = range(tried + 1, min(2 * tried + 1, self.config.redraws) + 1)
+            several = len(times), 1, 1, 1
+            numbers = torch.cat([anew(uniforms[rows], time) for time in times])
+            others = self.latent_head.draw(prepared[rows].repeat(several), numbers, temperature, self._codes)
+            theirs = self._judge(prediction.latent[rows].repeat(several), others).view(len(times), -1)
+            kept = torch.stack([anew(chance[rows], time) for time in times]).log() <= theirs
+            # The first that is kept, else the best.
+            order = torch.arange(len(times), 0, -1, device=drawn.device)[:, None]
+            chosen = torch.where(kept.any(dim=0), (kept * order).argmax(dim=0), theirs.argmax(dim=0))
+            best = theirs.gather(0, chosen[None])[0]
+            better = rejected[rows] & (kept.any(dim=0) | (best > ratio[rows]))
+            found = others.unflatten(0, (len(times), -1))[chosen, torch.arange(len(rows), device=drawn.device)]
+            drawn = drawn.index_copy(0, rows, torch.where(better[:, None, None], found, drawn[rows]))
+            ratio = ratio.index_copy(0, rows, torch.where(better, best, ratio[rows]))
+            rejected = rejected.index_copy(0, rows, rejected[rows] & ~kept.any(dim=0))
+            tried = times[-1]
         return drawn
 
     def critic_loss(
