@@ -147,6 +147,8 @@ class FitConfig:
                 "settled_updates: expected at least 0, and 0 where codec and dynamics are fitted interleaved, "
                 f"got {self.settled_updates}."
             )
+        if self.critic_share and self.interleaved:
+            raise ConfigError("critic_share: expected 0 where codec and dynamics are fitted interleaved.")
         if self.shift and self.interleaved:
             raise ConfigError("shift: expected 0 where codec and dynamics are fitted interleaved.")
         if not 0 <= self.code_noise <= 0.5:
@@ -340,10 +342,12 @@ class Fitter:
         draw = self._window_source(replay, rng)
         judged: Report = {}
         # The first dynamics of all have seen nothing: what they draw says nothing of what later ones will.
-        unseen, ready = (self._fitted_to, 0) if self._fitted_to else (0, updates // 5)
+        unseen, ready = (self._fitted_to, 0) if 0 < self._fitted_to <= replay.appended else (0, updates // 5)
         for update in _bar(updates, "dynamics", progress):
             if update == ready and self.critic_optimizer:
-                judged = self._fit_critic(replay, table, unseen, round(self.config.critic_share * updates), generator)
+                judged = self._fit_critic(
+                    replay, table, unseen, math.ceil(self.config.critic_share * updates), generator
+                )
             self._set_dynamics_rates(update / updates)
             windows = draw()
             if moved_tables is None:
@@ -369,14 +373,10 @@ class Fitter:
         tracker = _Tracker(updates)
         if len(starts) == 0:
             return {}
-        # The ratio is one of chances given the moment: how often which moment is shown does not shift it.
-        weights = self._surprise.of(starts + back + 1) if config.windows == "surprise" else np.ones(len(starts))
-        weights = torch.as_tensor(weights)
         for update in range(updates):
             _set_rate(optimizer, config.critic_learning_rate, update / updates, config.final_rate)
-            chosen = torch.multinomial(
-                weights, config.dynamics_batch_size, replacement=True, generator=generator
-            ).numpy()
+            # Drawn by how badly they were foretold, latents would be told from those drawn by being unlikely.
+            chosen = torch.randint(len(starts), (config.dynamics_batch_size,), generator=generator).numpy()
             windows = replay.windows_from(starts[chosen], back + 2)
             batch = latents[torch.as_tensor(windows.indices)].to(device, non_blocking=True).long()
             with torch.no_grad(), model.mixed_precision(config.bf16):

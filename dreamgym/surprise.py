@@ -111,29 +111,16 @@ class SurpriseWindows:
         """
         if len(replay) < length:
             raise ReplayError(f"expected a replay buffer of at least {length} records, it has {len(replay)}.")
-        losses = self._known(np.arange(len(self._losses)))
+        losses = self._losses.astype(np.float64) ** self._power
+        unknown = np.isnan(losses)
+        losses[unknown] = losses[~unknown].mean() if not unknown.all() else 1.0
         sums = np.concatenate([[0.0], np.cumsum(losses)])
         # A window's first record is no target.
         weights = sums[length:] - sums[1 + shown : len(sums) - length + 1 + shown]
-        weights = self._limited(weights)
+        mean = weights.mean()
+        weights = np.clip(weights, mean / self._limit, mean * self._limit) if mean > 0 else np.ones_like(weights)
         ends = np.cumsum(weights)
         starts = np.searchsorted(ends, rng.random(batch_size) * ends[-1], side="right")
         starts = np.minimum(starts, len(weights) - 1)
         even = (ends[-1] / len(ends) / weights[starts]).astype(np.float32)
         return replay.windows_from(starts, length)._replace(weights=even)
-
-    def of(self, records: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Weights by which single records, (count,) of the replay that was followed, are drawn by their losses."""
-        return self._limited(self._known(records))
-
-    def _known(self, records: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """The records' losses; one that is not known counts as an average one of all."""
-        losses = self._losses[records].astype(np.float64)
-        unknown = np.isnan(losses)
-        known = self._losses[~np.isnan(self._losses)]
-        losses[unknown] = known.mean(dtype=np.float64) if len(known) else 1.0
-        return losses**self._power
-
-    def _limited(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        mean = weights.mean()
-        return np.clip(weights, mean / self._limit, mean * self._limit) if mean > 0 else np.ones_like(weights)

@@ -62,6 +62,17 @@ def test_a_ratio_does_not_depend_on_the_others_it_is_computed_with():
         assert torch.equal(module(older[i : i + 1], newest[i : i + 1], drawn[i : i + 1], codebook), together[i : i + 1])
 
 
+@torch.no_grad()
+def test_on_an_accelerator_all_cells_come_to_the_same_ratio_and_what_was_never_seen_has_not_changed():
+    module, codebook = critic()
+    older, newest, drawn = torch.randint(0, 5, (3, 5, 12, 16))
+    ratio = module(older, newest, drawn, codebook)
+    torch.testing.assert_close(module(older, newest, drawn, codebook, everywhere=True), ratio)
+    unseen = torch.full_like(older, 5)
+    assert torch.isfinite(module(unseen, newest, newest, codebook)).all()
+    torch.testing.assert_close(module(unseen, newest, newest, codebook), module(newest, newest, newest, codebook))
+
+
 def test_a_critic_learns_what_never_comes():
     module, codebook = critic()
     generator = torch.Generator().manual_seed(0)

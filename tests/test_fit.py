@@ -701,6 +701,7 @@ def test_too_little_experience_is_refused():
         {"balance_tau": 0},
         {"surprise_limit": 0.9},
         {"critic_share": -1},
+        {"critic_share": 0.5, "interleaved": True},
         {"surprise_power": 0},
         {"surprise_correction": 1.5},
     ],

@@ -41,9 +41,6 @@ def test_a_power_of_the_loss_draws_what_is_badly_known_more_often_still():
     sampler = known(replay, losses, limit=20.0, power=2.0)
     counts = np.bincount(sampler.draw(replay, 200_000, 2, np.random.default_rng(0)).indices[:, 0], minlength=299)
     assert np.allclose(counts / counts.sum(), losses[1:] ** 2 / (losses[1:] ** 2).sum(), atol=1.5e-3)
-    # Single records are weighed alike.
-    one, other = sampler.of(np.array([5, 105]))
-    assert other == pytest.approx(min(9 * one, 20 * (one + other) / 2))
 
 
 def test_weighted_windows_count_as_if_they_were_drawn_evenly():

@@ -3,7 +3,7 @@
 Where dynamics meet what they have not seen, much of their chance lies on what never happens: a ball that is in none of
 the cells where it could be, each being unlikely. That no ball is there any more is far easier to see than where it has
 to be, and holds for all places alike. A discriminator between the latents that came and those that were drawn knows the
-ratio of their densities (Goodfellow et al. 2014, Proposition 1); what is drawn is kept in proportion to it, or drawn
+ratio of their densities (Goodfellow et al. 2014, Proposition 1); what is drawn is kept with that chance, or drawn
 again (Azadi et al. 2019, "Discriminator rejection sampling"). It learns from moments that the dynamics were not fitted
 to: there they make the mistakes that they make in a dream.
 """
@@ -46,7 +46,9 @@ class Critic(nn.Module):
         for weights in (self.place.weight, self.score.weight, self.score.bias):
             nn.init.zeros_(weights)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, older: Tensor, newest: Tensor, drawn: Tensor, codebook: Tensor) -> Tensor:
+    def forward(
+        self, older: Tensor, newest: Tensor, drawn: Tensor, codebook: Tensor, everywhere: bool | None = None
+    ) -> Tensor:
         """Judge by the sum of what the cells show that have just changed, or change now.
 
         Args:
@@ -54,11 +56,15 @@ class Critic(nn.Module):
             newest: (batch, height, width) int64, z_t.
             drawn: (batch, height, width) int64, the z_{t+1} in question.
             codebook: (num_codes, depth).
+            everywhere: look at all cells and count those that have changed, as None does on an accelerator.
 
         Returns:
             (batch,) float32, the logarithm of the ratio.
         """
-        changes = ((older != newest) | (newest != drawn)).nonzero()
+        changed = ((older != newest) & (older < len(codebook))) | (newest != drawn)
+        # Which cells have changed an accelerator would have to be waited for.
+        everywhere = drawn.device.type != "cpu" if everywhere is None else everywhere
+        changes = _all_cells(changed) if everywhere else changed.nonzero()
         cells = F.pad(changes, (0, 0, 0, -len(changes) % BLOCK))
         # Nothing seen, and nothing there, beyond the edge.
         table = F.pad(self.codes(codebook), (0, 0, 0, 1)).float()
@@ -73,8 +79,18 @@ class Critic(nn.Module):
         hidden = F.relu(hidden + self.mix(hidden))[: len(changes)].float()
         # What has gone in one cell may have come in another.
         batch = len(drawn)
-        total = hidden.new_zeros(batch + -batch % BLOCK, hidden.shape[1]).index_add(0, changes[:, 0], _SHARE * hidden)
+        rows = batch + -batch % BLOCK
+        if everywhere:
+            counted = hidden.view(batch, changed[0].numel(), -1) * changed.flatten(1)[..., None]
+            total = F.pad(_SHARE * counted.sum(dim=1), (0, 0, 0, rows - batch))
+        else:
+            total = hidden.new_zeros(rows, hidden.shape[1]).index_add(0, changes[:, 0], _SHARE * hidden)
         return self.score(F.relu(total + self.together(total)))[:batch, 0].float()
+
+
+def _all_cells(maps: Tensor) -> Tensor:
+    """Batch, row and column of every cell, (count, 3) int64, in their order."""
+    return torch.cartesian_prod(*(torch.arange(size, device=maps.device) for size in maps.shape))
 
 
 def critic_loss(came: Tensor, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

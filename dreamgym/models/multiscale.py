@@ -316,7 +316,7 @@ class MultiscaleDynamics(nn.Module):
             times = range(tried + 1, min(2 * tried + 1, self.config.redraws) + 1)
             several = len(times), 1, 1, 1
             numbers = torch.cat([anew(uniforms[rows], time) for time in times])
-            others = self.latent_head.draw(prepared[rows].repeat(several), numbers, temperature, self._codes)
+            others = self.latent_head.draw(prepared[rows].repeat(several), numbers, temperature, self._codes, every)
             theirs = self._judge(prediction.latent[rows].repeat(several), others).view(len(times), -1)
             kept = torch.stack([anew(chance[rows], time) for time in times]).log() <= theirs
             # The first that is kept, else the best.
