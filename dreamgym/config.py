@@ -349,6 +349,7 @@ def _laptop() -> RunConfig:
             windows="surprise",
             surprise_limit=64.0,
             surprise_power=2.0,
+            surprise_settling=20,
             surprise_correction=0.7,
             critic_share=0.5,
         ),

@@ -24,7 +24,7 @@ from dreamgym.models.losses import (
     reward_cross_entropy,
 )
 from dreamgym.muon import Muon, is_matrix
-from dreamgym.replay import Replay, Windows
+from dreamgym.replay import LONGEST_ELAPSED, Replay, Windows
 from dreamgym.shifts import draw_shifts, moved_latents, shift_rows
 from dreamgym.surprise import SurpriseWindows
 from dreamgym.world_model import WorldModel
@@ -82,6 +82,8 @@ class FitConfig:
         balance_tau: tau of balanced sampling.
         surprise_limit: a window's loss counts as at most so many times the mean of all, and as at least 1 / this of it.
         surprise_power: of the loss in proportion to which windows are drawn.
+        surprise_settling: steps after a reward, or an episode's start, in which no window counts as more surprising than
+            the average of the others.
         surprise_correction: exponent of the importance weights that take the shift by surprise from rewards and ends
             again: 1 for all of it, 0 for none.
         event_priority: how much more often uniform and balanced windows are drawn if they hold a reward or an end, with
@@ -118,6 +120,7 @@ class FitConfig:
     balance_tau: float = 20.0
     surprise_limit: float = 8.0
     surprise_power: float = 1.0
+    surprise_settling: int = 0
     surprise_correction: float = 1.0
     event_priority: float = 4.0
     interleaved: bool = False
@@ -136,6 +139,8 @@ class FitConfig:
                 "surprise_power: expected more than 0; surprise_correction: expected 0 to 1; "
                 f"got {self.surprise_power} and {self.surprise_correction}."
             )
+        if not 0 <= self.surprise_settling <= LONGEST_ELAPSED:
+            raise ConfigError(f"surprise_settling: expected 0 to {LONGEST_ELAPSED}, got {self.surprise_settling}.")
         if self.critic_share < 0:
             raise ConfigError(f"critic_share: expected at least 0, got {self.critic_share}.")
         if self.shift < 0:
@@ -227,7 +232,7 @@ class Fitter:
             )
         phases = range(config.shift_step, cell, config.shift_step) if config.shift else ()
         self._moved_latents = [LatentCache(world_model, rows) for rows in phases]
-        self._surprise = SurpriseWindows(config.surprise_limit, config.surprise_power)
+        self._surprise = SurpriseWindows(config.surprise_limit, config.surprise_power, config.surprise_settling)
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser states and counters; the weights are the world model's own."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dreamgym.errors import InvalidInputError, ReplayError
-from dreamgym.replay import Replay, Windows
+from dreamgym.replay import LONGEST_ELAPSED, Flags, Replay, Windows
 
 Losses = npt.NDArray[np.float32]
 
@@ -24,14 +24,20 @@ class SurpriseWindows:
     Args:
         limit: a window's loss counts as at most so many times the mean of all, and as at least 1 / limit of it.
         power: of a record's loss; windows are drawn in proportion to the sum of their records'.
+        settling: steps after a reward, or an episode's start, in which a record counts as an average one of the others
+            at most. Then a game shows a score or sets its scene up anew: rarely foretold, and no matter for what is
+            done next.
     """
 
-    def __init__(self, limit: float, power: float = 1.0) -> None:
+    def __init__(self, limit: float, power: float = 1.0, settling: int = 0) -> None:
         """Begin with no loss known."""
         if not limit >= 1 or not power > 0:
             raise InvalidInputError(f"limit, power: expected at least 1 and more than 0, got {limit!r} and {power!r}.")
-        self._limit, self._power = limit, power
+        if not 0 <= settling <= LONGEST_ELAPSED:
+            raise InvalidInputError(f"settling: expected 0 to {LONGEST_ELAPSED}, got {settling!r}.")
+        self._limit, self._power, self._settling = limit, power, settling
         self._losses: Losses = np.zeros(0, np.float32)
+        self._settles: Flags = np.zeros(0, np.bool_)
         self._first = 0
         self._replay: Replay | None = None
 
@@ -78,6 +84,9 @@ class SurpriseWindows:
         self._first, self._replay = oldest, replay
         first = len(self._losses)
         self._losses = np.concatenate([self._losses, np.full(len(replay) - first, np.nan, np.float32)])
+        self._settles = np.zeros(len(replay), np.bool_)
+        if self._settling:
+            self._settles = replay.elapsed_at(np.arange(len(replay)), self._settling) < self._settling
         return first
 
     def update(self, windows: Windows, losses: Losses) -> None:
@@ -112,8 +121,11 @@ class SurpriseWindows:
         if len(replay) < length:
             raise ReplayError(f"expected a replay buffer of at least {length} records, it has {len(replay)}.")
         losses = self._losses.astype(np.float64) ** self._power
-        unknown = np.isnan(losses)
-        losses[unknown] = losses[~unknown].mean() if not unknown.all() else 1.0
+        known = ~np.isnan(losses)
+        counted = known & ~self._settles
+        average = losses[counted if counted.any() else known].mean() if known.any() else 1.0
+        losses[~known] = average
+        losses[self._settles] = losses[self._settles].clip(max=average)
         sums = np.concatenate([[0.0], np.cumsum(losses)])
         # A window's first record is no target.
         weights = sums[length:] - sums[1 + shown : len(sums) - length + 1 + shown]

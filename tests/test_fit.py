@@ -703,6 +703,7 @@ def test_too_little_experience_is_refused():
         {"critic_share": -1},
         {"critic_share": 0.5, "interleaved": True},
         {"surprise_power": 0},
+        {"surprise_settling": -1},
         {"surprise_correction": 1.5},
     ],
 )

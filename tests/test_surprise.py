@@ -6,17 +6,18 @@ from dreamgym.replay import Replay
 from dreamgym.surprise import SurpriseWindows
 
 
-def records(count, ends=(), capacity=None):
-    """Experience in which episodes end at given steps."""
+def records(count, ends=(), capacity=None, rewarded=()):
+    """Experience in which episodes end, and rewards come, at given steps."""
     replay = Replay(capacity or count, (4, 4))
     for step in range(count):
-        replay.append(np.zeros((4, 4), np.uint8), 0, 0.0, step in ends, False, False, step == 0 or step - 1 in ends)
+        first = step == 0 or step - 1 in ends
+        replay.append(np.zeros((4, 4), np.uint8), 0, float(step in rewarded), step in ends, False, False, first)
     return replay
 
 
-def known(replay, losses, limit=8.0, power=1.0):
+def known(replay, losses, limit=8.0, power=1.0, settling=0):
     """A sampler to which all losses are known."""
-    sampler = SurpriseWindows(limit, power)
+    sampler = SurpriseWindows(limit, power, settling)
     sampler.restore(np.asarray(losses, np.float32), 0)
     sampler.follow(replay)
     return sampler
@@ -41,6 +42,26 @@ def test_a_power_of_the_loss_draws_what_is_badly_known_more_often_still():
     sampler = known(replay, losses, limit=20.0, power=2.0)
     counts = np.bincount(sampler.draw(replay, 200_000, 2, np.random.default_rng(0)).indices[:, 0], minlength=299)
     assert np.allclose(counts / counts.sum(), losses[1:] ** 2 / (losses[1:] ** 2).sum(), atol=1.5e-3)
+
+
+def test_what_follows_a_reward_counts_as_an_average_of_the_rest_at_most():
+    replay = records(300, ends=[200], rewarded=[99])
+    losses = np.ones(300)
+    losses[100:103] = 5.0  # the score
+    losses[103] = 3.0  # played for
+    losses[201] = 5.0  # another episode's scene
+    losses[101] = 0.5  # foretold
+    counted = losses.copy()
+    others = np.delete(losses, [0, 1, 2, 100, 101, 102, 201, 202, 203])
+    counted[[100, 102, 201]] = others.mean()
+    drawn = known(replay, losses, settling=3).draw(replay, 400_000, 2, np.random.default_rng(0))
+    counts = np.bincount(drawn.indices[:, 0], minlength=299)
+    assert np.allclose(counts / counts.sum(), counted[1:] / counted[1:].sum(), atol=4e-4)
+
+
+def test_settling_longer_than_rewards_are_remembered_is_refused():
+    with pytest.raises(InvalidInputError, match="settling: expected 0 to 128, got 129"):
+        SurpriseWindows(8.0, settling=129)
 
 
 def test_weighted_windows_count_as_if_they_were_drawn_evenly():

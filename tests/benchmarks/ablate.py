@@ -169,6 +169,7 @@ ROWS = {
         "windows drawn in proportion to their loss, not to its square",
         but(fit={"surprise_power": 1.0, "surprise_limit": 8.0}),
     ),
+    "unsettled": Row("what follows a reward may surprise, too", but(fit={"surprise_settling": 0})),
     "uncorrected": Row("rewards and ends shifted by surprise, too", but(fit={"surprise_correction": 0.0})),
     "corrected": Row("rewards and ends not shifted by surprise at all", but(fit={"surprise_correction": 1.0})),
     "long-windows": Row("five windows of 16 steps", but(fit={"sequence_length": 16, "dynamics_batch_size": 5})),
