@@ -326,6 +326,8 @@ def _laptop() -> RunConfig:
             stages=2,
             stage_kernel=2,
             pictures=True,
+            # A paddle and the ball that touches it in cells of their own: half as many kinds of cells in random play.
+            aligned=True,
             quantizer=QuantizerConfig(num_codes=256, dead_below=0.002),
         ),
         dynamics=MultiscaleConfig(

@@ -38,6 +38,9 @@ _SHIFTED_FRAMES, _SHIFTED_WINDOWS = 0.5, 0.75
 _SETTLING_FRAMES = 8_000
 """Frames at most, evenly spaced, among whose cells the codes are chosen."""
 
+_ALIGNING_FRAMES = 4_000
+"""Frames at most, evenly spaced, that tell an aligned codec where its grid is to lie."""
+
 _AT_ONCE = 64
 """Frames looked at together there."""
 
@@ -82,8 +85,8 @@ class FitConfig:
         balance_tau: tau of balanced sampling.
         surprise_limit: a window's loss counts as at most so many times the mean of all, and as at least 1 / this of it.
         surprise_power: of the loss in proportion to which windows are drawn.
-        surprise_settling: steps after a reward, or an episode's start, in which no window counts as more surprising than
-            the average of the others.
+        surprise_settling: steps after a reward, or an episode's start, whose losses count as the mean of the others' at
+            most.
         surprise_correction: exponent of the importance weights that take the shift by surprise from rewards and ends
             again: 1 for all of it, 0 for none.
         event_priority: how much more often uniform and balanced windows are drawn if they hold a reward or an end, with
@@ -294,12 +297,20 @@ class Fitter:
                 f"replay: expected more than sequence_length={self.config.sequence_length} steps, got {len(replay)}."
             )
         if self.codec_updates == 0:
-            self.world_model.codec.prepare(torch.as_tensor(replay.background(), device=self.world_model.device))
+            self.prepare_codec(replay)
         if self.config.interleaved:
             return self._fit_interleaved(replay, codec_updates, dynamics_updates, rng, generator, progress)
         report = self.fit_codec(replay, codec_updates, rng, generator, progress=progress) if codec_updates else {}
         latents = self._latents.of(replay)
         return report | self.fit_dynamics(replay, latents, dynamics_updates, rng, generator, progress=progress)
+
+    def prepare_codec(self, replay: Replay) -> None:
+        """Show the codec, before its first fit, what the experience looks like."""
+        chosen = np.linspace(0, len(replay) - 1, min(len(replay), _ALIGNING_FRAMES)).astype(np.int64)
+        background, frames = replay.background(), replay.frames_at(chosen, self.world_model.frame_stack)
+        self.world_model.codec.prepare(
+            torch.as_tensor(background, device=self.world_model.device), torch.from_numpy(frames)
+        )
 
     def fit_codec(
         self,

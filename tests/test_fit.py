@@ -85,6 +85,20 @@ def fit(fitter, replay, codec_updates, dynamics_updates, seed=0):
     return fitter.fit(replay, codec_updates, dynamics_updates, rng, generator, progress=False)
 
 
+def test_an_aligned_codec_sees_before_the_first_fit_alone_where_its_grid_is_to_lie(monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        dreamgym.models.codecs, "best_offset", lambda frames, cell: shown.append((frames, cell)) or (4, 8)
+    )
+    model, replay = world_model(aligned=True), pong()
+    fitter = Fitter(model, replace(SMALL, bf16=False))
+    fit(fitter, replay, 3, 0)
+    fit(fitter, replay, 3, 0)
+    ((frames, cell),) = shown
+    assert np.array_equal(frames, replay.frames_at(np.arange(len(replay)))) and cell == 16
+    assert model.codec.offset.tolist() == [4, 8]
+
+
 def test_losses_fall_on_real_experience():
     model = world_model(pixel_bias=False)
     config = replace(SMALL, bf16=False)

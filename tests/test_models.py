@@ -6,7 +6,7 @@ import torch
 from conftest import make_tiny_dream
 
 from dreamgym.errors import ConfigError
-from dreamgym.models.codecs import VQVAE, VQVAEConfig
+from dreamgym.models.codecs import VQVAE, VQVAEConfig, best_offset
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, ConvLSTMState, Prediction, parameter_count
 from dreamgym.models.losses import continuous_bernoulli_logit
 from dreamgym.models.quantizer import QuantizerConfig
@@ -268,6 +268,50 @@ def test_a_codes_picture_is_shown_in_its_own_cell(stack):
     latents = torch.randint(0, 4, (3, 4, 6))
     shown = codec.decode(latents).unflatten(2, (4, 8)).unflatten(4, (6, 8))
     torch.testing.assert_close(shown.permute(0, 2, 4, 1, 3, 5), pictures[latents], atol=1e-3, rtol=0)
+
+
+def bars(count, rows, columns, cell=4, size=(16, 24)):
+    """Screens with one bar each that fills a cell, wherever cells can lie on a grid moved by (-rows, -columns)."""
+    screens = np.zeros((count, 1, *size), np.uint8)
+    rng = np.random.default_rng(0)
+    for screen in screens[:, 0]:
+        row, column = (rng.integers(side // cell) * cell - by for side, by in zip(size, (rows, columns), strict=True))
+        there = np.zeros(size, np.uint8)
+        there[:cell, :cell] = 200
+        screen |= np.roll(there, (row, column), (0, 1))
+    return screens
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (3, 2), (1, 0)])
+def test_a_grid_lies_where_it_makes_the_fewest_kinds_of_cells(offset):
+    assert best_offset(bars(50, *offset), 4) == offset
+    assert best_offset(bars(50, 2 * offset[0], 2 * offset[1], 8, (16, 24)), 8) == (2 * offset[0], 2 * offset[1])
+
+
+@torch.no_grad()
+def test_an_aligned_codec_moves_the_screen_on_its_grid_and_back():
+    settings = {"stages": 2, "stage_kernel": 2, "frame_size": 16, "frame_width": 24, "pictures": True}
+    plain, aligned = untrained(**settings), untrained(**settings, aligned=True)
+    screens = torch.as_tensor(bars(6, 3, 2))
+    aligned.prepare(screens[0, 0], screens)
+    plain.prepare(screens[0, 0].roll((3, 2), (0, 1)))
+    assert aligned.offset.tolist() == [3, 2] and torch.equal(aligned.background, screens[0, 0] / 255)
+    moved = screens.roll((3, 2), (2, 3))
+    latents = aligned.encode(screens)
+    assert torch.equal(latents, plain.encode(moved))
+    assert torch.equal(aligned.decode(latents), plain.decode(latents).roll((-3, -2), (2, 3)))
+    (loss, metrics), (same, known) = aligned.loss(screens, screens.flip(0)), plain.loss(moved, moved.flip(0))
+    torch.testing.assert_close(loss, same)
+    torch.testing.assert_close(metrics["cell_error"], known["cell_error"])
+
+
+def test_where_the_grid_lies_is_kept_with_the_weights_and_older_weights_have_none():
+    aligned = untrained(frame_size=32, aligned=True)
+    aligned.offset.copy_(torch.tensor([4, 8]))
+    other = untrained(frame_size=32, aligned=True)
+    other.load_state_dict(aligned.state_dict())
+    assert other.offset.tolist() == [4, 8]
+    assert "offset" not in untrained(frame_size=32).state_dict()
 
 
 def test_pictures_are_counted_and_learned_with_the_decoder():

@@ -5,6 +5,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,8 +69,8 @@ class Codec(Protocol):
         """What learning does besides gradients (moving averages), after each optimiser step, from loss's metrics."""
         ...
 
-    def prepare(self, background: Tensor) -> None:
-        """Called once before the first fit with the median frame of the experience, uint8 (H, W)."""
+    def prepare(self, background: Tensor, frames: Tensor | None = None) -> None:
+        """Called once before the first fit with the median frame, uint8 (H, W), and some frames (batch, C, H, W)."""
         ...
 
     def seed_codebook(self, frames: Tensor, generator: torch.Generator) -> None:
@@ -111,6 +113,8 @@ class VQVAEConfig:
         pixel_bias: a bias per pixel in the decoder, set to the background's logits before the first fit.
         pictures: whether a code also has a picture of its cell that is added to what the decoder makes of it and its
             neighbours: where a code sees its own cell alone, that is sharp after fewer updates.
+        aligned: whether the grid of cells lies on the screen where it makes the fewest kinds of cells. Where a paddle
+            and a ball that touches it share one, each of their many joint pictures needs a code of its own.
         bounded: whether black and white are taken for half a grey level less: the likelihood of an exact 0 or 1 has no
             upper bound. False is the paper's loss.
     """
@@ -131,6 +135,7 @@ class VQVAEConfig:
     foreground_threshold: float = 0.06
     pixel_bias: bool = True
     pictures: bool = False
+    aligned: bool = False
     bounded: bool = True
 
     def __post_init__(self) -> None:
@@ -223,6 +228,8 @@ class VQVAE(nn.Module):
     """The vector-quantised autoencoder: a frame becomes a map of code indices (Robine et al. 2023, Sect. 3.2.1)."""
 
     background: Tensor
+    offset: Tensor
+    """(2,) int64: rows and columns by which the screen is moved on the grid of cells, round its edges."""
 
     def __init__(self, config: VQVAEConfig | None = None) -> None:
         """Build the networks with random weights."""
@@ -232,6 +239,8 @@ class VQVAE(nn.Module):
         self.quantizer = VectorQuantizer(config.quantizer)
         self.decoder = Decoder(config)
         self.register_buffer("background", torch.zeros(config.frame))
+        # Files from before have none.
+        self.register_buffer("offset", torch.zeros(2, dtype=torch.int64), persistent=config.aligned)
         self.pixel_bias = nn.Parameter(torch.zeros(1, *config.frame)) if config.pixel_bias else None
         pixels = config.frame_stack * config.cell**2
         self.pictures = nn.Conv2d(config.quantizer.embedding_dim, pixels, 1, bias=False) if config.pictures else None
@@ -310,7 +319,7 @@ class VQVAE(nn.Module):
             "perplexity": perplexity(indices, self.num_codes),
             "vectors": vectors.detach(),
             "indices": indices,
-            "cell_error": F.avg_pool2d(errors.sum(dim=1, keepdim=True), self.config.cell)[:, 0],
+            "cell_error": F.avg_pool2d(self._on_grid(errors.sum(dim=1, keepdim=True)), self.config.cell)[:, 0],
         }
         return reconstruction + self.config.commitment_weight * commitment * float(quantized), metrics
 
@@ -326,9 +335,14 @@ class VQVAE(nn.Module):
         self.quantizer.seed_codes(dead, vectors[drawn.to(vectors.device)][dead])
 
     @torch.no_grad()
-    def prepare(self, background: Tensor) -> None:
-        """Take the background (H, W) uint8: what foreground is measured from, and the pixel bias's first value."""
+    def prepare(self, background: Tensor, frames: Tensor | None = None) -> None:
+        """Take the background (H, W) uint8: what foreground is measured from, and the pixel bias's first value.
+
+        An aligned codec looks at the frames (batch, C, H, W) uint8 for where its grid is to lie.
+        """
         self.background.copy_(_to_unit(background))
+        if self.config.aligned and frames is not None:
+            self.offset.copy_(torch.tensor(best_offset(frames.cpu().numpy(), self.config.cell)))
         if self.pixel_bias is not None:
             self.pixel_bias.copy_(continuous_bernoulli_logit(self.background)[None])
 
@@ -365,7 +379,17 @@ class VQVAE(nn.Module):
         self.encoder.eval().requires_grad_(False)
 
     def _encoder_outputs(self, targets: Tensor) -> Tensor:
-        return self.encoder(targets.contiguous(memory_format=torch.channels_last)).float()
+        return self.encoder(self._on_grid(targets).contiguous(memory_format=torch.channels_last)).float()
+
+    def _on_grid(self, screens: Tensor, sign: int = 1) -> Tensor:
+        """Screens (..., H, W) moved by the offset; back again with a ``sign`` of -1."""
+        if not self.config.aligned:
+            return screens
+        rows, columns = (
+            (torch.arange(size, device=screens.device) - sign * by) % size
+            for size, by in zip(self.config.frame, self.offset, strict=True)
+        )
+        return screens[..., rows[:, None], columns]
 
     def _nearest(self, outputs: Tensor) -> Tensor:
         vectors = outputs.permute(0, 2, 3, 1)
@@ -377,6 +401,7 @@ class VQVAE(nn.Module):
         logits = self.decoder(features).float()
         if self.pictures is not None:
             logits = logits + F.pixel_shuffle(self.pictures(features).float(), self.config.cell)
+        logits = self._on_grid(logits, -1)
         return logits if self.pixel_bias is None else logits + _moved(self.pixel_bias, shifts)
 
     def _pixel_weights(self, targets: Tensor, previous: Tensor | None, shifts: Tensor | None = None) -> Tensor:
@@ -387,6 +412,31 @@ class VQVAE(nn.Module):
             moved = (targets - _to_unit(previous)).abs() > config.foreground_threshold
             weights = weights + config.motion_weight * moved
         return weights
+
+
+def best_offset(frames: npt.NDArray[np.uint8], cell: int) -> tuple[int, int]:
+    """Rows and columns by which to move frames, round their edges, so that fewest kinds of cells are left.
+
+    Args:
+        frames: (batch, C, H, W); H and W are multiples of ``cell``.
+        cell: side of a cell in pixels. Moves are multiples of a quarter of it, of a pixel where that is less.
+
+    Returns:
+        The first of the best, each at least 0 and less than ``cell``.
+    """
+    step = max(1, cell // 4)
+    # A cell is known by a sum of its pixels with random weights, modulo 2^64.
+    weights = np.random.default_rng(0).integers(2**64, size=(frames.shape[1], cell, cell), dtype=np.uint64)
+
+    def kinds(rows: int, columns: int) -> int:
+        moved = np.roll(frames, (rows, columns), (2, 3))
+        sums = sum(
+            moved[:, c, i::cell, j::cell].astype(np.uint64) * weights[c, i, j] for c, i, j in np.ndindex(*weights.shape)
+        )
+        return len(np.unique(sums))
+
+    offsets = [(rows, columns) for rows in range(0, cell, step) for columns in range(0, cell, step)]
+    return min(offsets, key=lambda offset: kinds(*offset))
 
 
 def _moved(image: Tensor, shifts: Tensor | None) -> Tensor:

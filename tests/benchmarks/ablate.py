@@ -122,6 +122,7 @@ ROWS = {
         but(codec=_WIDE_CODES, dynamics=_ONE_GRID, fit={**_WINDOWS, **_UNSETTLED, **_NO_CRITIC}),
     ),
     "codes8": Row("codes that see their own 8 px, 256 of them", but(codec=_PATCH_CODES, dynamics={"scale": 2})),
+    "edge-grid": Row("the grid of cells where the screen's edge is", but(codec={"aligned": False})),
     "unsettled": Row("codes follow moving averages of what the encoder makes of cells", but(fit=_UNSETTLED)),
     "codes64": Row(
         "a quarter as many codes", but(codec={"quantizer": QuantizerConfig(num_codes=64, dead_below=0.002)})
@@ -169,7 +170,8 @@ ROWS = {
         "windows drawn in proportion to their loss, not to its square",
         but(fit={"surprise_power": 1.0, "surprise_limit": 8.0}),
     ),
-    "unsettled": Row("what follows a reward may surprise, too", but(fit={"surprise_settling": 0})),
+    "unaligned": Row("the grid of cells where the screen's edge is", but(codec={"aligned": False})),
+    "surprised-by-scores": Row("what follows a reward may surprise, too", but(fit={"surprise_settling": 0})),
     "uncorrected": Row("rewards and ends shifted by surprise, too", but(fit={"surprise_correction": 0.0})),
     "corrected": Row("rewards and ends not shifted by surprise at all", but(fit={"surprise_correction": 1.0})),
     "long-windows": Row("five windows of 16 steps", but(fit={"sequence_length": 16, "dynamics_batch_size": 5})),
@@ -268,9 +270,9 @@ class Ablation:
 
         def fit() -> Record:
             trial, model = self._new_model(config), self._new_model(config)
-            for each in (trial, model):
-                each.codec.prepare(torch.as_tensor(self.replay.background(), device=self.device))
             trying = Fitter(trial, replace(config.fit, unquantized_updates=0, settled_updates=0))
+            for fitter in (trying, Fitter(model, config.fit)):
+                fitter.prepare_codec(self.replay)
 
             def update(fitter: Fitter, count: int) -> Record:
                 return fitter.fit_codec(self.replay, count, *_draws(config, "codec"), progress=False)
