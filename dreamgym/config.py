@@ -312,7 +312,8 @@ def _laptop() -> RunConfig:
         rounds=14,
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(700, 0),
-        dynamics_updates=(2_500, *(900,) * 12, 2_500),
+        # A returned ball is few of many steps, and learned only if it is shown often.
+        dynamics_updates=(2_500, *(1_500,) * 12, 3_000),
         # A dream of little experience is too easy to win in: more imagined steps as it grows true.
         imagined_steps=(40_000,) * 3 + (60_000,) * 4 + (100_000,) * 6 + (300_000,),
         # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
@@ -326,7 +327,7 @@ def _laptop() -> RunConfig:
             stages=2,
             stage_kernel=2,
             pictures=True,
-            # A paddle and the ball that touches it in cells of their own: half as many kinds of cells in random play.
+            # A paddle and the ball that touches it in cells of their own, not in codes of both.
             aligned=True,
             quantizer=QuantizerConfig(num_codes=256, dead_below=0.002),
         ),

@@ -229,6 +229,9 @@ class Fitter:
                 f"only shown, got {config.sequence_length}."
             )
         cell = world_model.config.codec.cell
+        if config.shift and world_model.config.codec.aligned:
+            # Latents moved by whole cells would bring what was rolled round the screen's edge into the picture.
+            raise ConfigError("shift: expected 0 where the codec is aligned; set codec.aligned=False to move frames.")
         if config.shift and cell % config.shift_step:
             raise ConfigError(
                 f"shift_step: expected a divisor of the codec's cell, {cell} px, got {config.shift_step}."
@@ -306,11 +309,11 @@ class Fitter:
 
     def prepare_codec(self, replay: Replay) -> None:
         """Show the codec, before its first fit, what the experience looks like."""
-        chosen = np.linspace(0, len(replay) - 1, min(len(replay), _ALIGNING_FRAMES)).astype(np.int64)
-        background, frames = replay.background(), replay.frames_at(chosen, self.world_model.frame_stack)
-        self.world_model.codec.prepare(
-            torch.as_tensor(background, device=self.world_model.device), torch.from_numpy(frames)
-        )
+        model, frames = self.world_model, None
+        if model.config.codec.aligned:
+            chosen = np.linspace(0, len(replay) - 1, min(len(replay), _ALIGNING_FRAMES)).astype(np.int64)
+            frames = torch.from_numpy(replay.frames_at(chosen, model.frame_stack))
+        model.codec.prepare(torch.as_tensor(replay.background(), device=model.device), frames)
 
     def fit_codec(
         self,

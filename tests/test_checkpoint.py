@@ -56,6 +56,17 @@ def test_a_dream_predicts_the_same_after_it_was_saved_whatever_its_dynamics(tmp_
     assert all(torch.equal(before, after) for before, after in zip(*predictions, strict=True))
 
 
+@torch.no_grad()
+def test_an_aligned_dream_shows_the_same_after_it_was_saved(tmp_path, tiny_dream):
+    config = tiny_dream.world_model.config
+    model = WorldModel(replace(config, codec=replace(config.codec, aligned=True)), seed=0)
+    model.codec.offset.copy_(torch.tensor([4, 8]))
+    loaded = load_dream(save_dream(tmp_path, replace(tiny_dream, world_model=model))).world_model
+    assert loaded.codec.offset.tolist() == [4, 8]
+    latents = tiny_dream.starts.latents[:3, 0].long()
+    assert torch.equal(loaded.decode(latents), model.decode(latents))
+
+
 def test_start_states_from_before_the_clock_are_read_as_of_unknown_time(tmp_path, tiny_dream):
     file = save_dream(tmp_path, tiny_dream)
     rewrite(file, lambda header, tensors: tensors.pop("starts.elapsed"))

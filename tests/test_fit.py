@@ -99,6 +99,30 @@ def test_an_aligned_codec_sees_before_the_first_fit_alone_where_its_grid_is_to_l
     assert model.codec.offset.tolist() == [4, 8]
 
 
+def test_frames_of_an_aligned_codec_are_not_moved():
+    with pytest.raises(ConfigError, match="shift: expected 0 where the codec is aligned"):
+        Fitter(world_model(aligned=True), replace(SMALL, shift=4, shift_step=4))
+
+
+def test_what_follows_a_reward_surprises_a_fit_no_more_than_the_rest():
+    replay = Replay(200)
+    for step in range(200):
+        replay.append(np.zeros((96, 96), np.uint8), 0, float(step == 100), False, False, False, step == 0)
+    drawn = []
+    for settling in (0, 3):
+        config = replace(
+            SMALL, windows="surprise", surprise_settling=settling, surprise_power=2.0, surprise_limit=100.0, bf16=False
+        )
+        fitter = Fitter(world_model(), config)
+        losses = np.ones(200, np.float32)
+        losses[101:104] = 30.0
+        fitter._surprise.restore(losses, 0)
+        draw = fitter._window_source(replay, np.random.default_rng(0))
+        drawn.append(np.mean([np.isin(draw().indices, (101, 102, 103)).any(axis=1).mean() for _ in range(200)]))
+    # Of 194 windows nine hold one of the three.
+    assert drawn[0] > 0.7 and drawn[1] == pytest.approx(9 / 194, abs=0.015)
+
+
 def test_losses_fall_on_real_experience():
     model = world_model(pixel_bias=False)
     config = replace(SMALL, bf16=False)

@@ -295,6 +295,7 @@ def test_an_aligned_codec_moves_the_screen_on_its_grid_and_back():
     screens = torch.as_tensor(bars(6, 3, 2))
     aligned.prepare(screens[0, 0], screens)
     plain.prepare(screens[0, 0].roll((3, 2), (0, 1)))
+    aligned.prepare(screens[0, 0], torch.as_tensor(bars(6, 1, 0)))
     assert aligned.offset.tolist() == [3, 2] and torch.equal(aligned.background, screens[0, 0] / 255)
     moved = screens.roll((3, 2), (2, 3))
     latents = aligned.encode(screens)

@@ -70,7 +70,7 @@ class Codec(Protocol):
         ...
 
     def prepare(self, background: Tensor, frames: Tensor | None = None) -> None:
-        """Called once before the first fit with the median frame, uint8 (H, W), and some frames (batch, C, H, W)."""
+        """Called before the first fit with the median frame, uint8 (H, W), and frames (batch, C, H, W) if aligned."""
         ...
 
     def seed_codebook(self, frames: Tensor, generator: torch.Generator) -> None:
@@ -229,7 +229,7 @@ class VQVAE(nn.Module):
 
     background: Tensor
     offset: Tensor
-    """(2,) int64: rows and columns by which the screen is moved on the grid of cells, round its edges."""
+    """(2,) int64: rows and columns by which the screen is moved on the grid, round its edges; -1: not chosen yet."""
 
     def __init__(self, config: VQVAEConfig | None = None) -> None:
         """Build the networks with random weights."""
@@ -240,7 +240,7 @@ class VQVAE(nn.Module):
         self.decoder = Decoder(config)
         self.register_buffer("background", torch.zeros(config.frame))
         # Files from before have none.
-        self.register_buffer("offset", torch.zeros(2, dtype=torch.int64), persistent=config.aligned)
+        self.register_buffer("offset", torch.full((2,), -1), persistent=config.aligned)
         self.pixel_bias = nn.Parameter(torch.zeros(1, *config.frame)) if config.pixel_bias else None
         pixels = config.frame_stack * config.cell**2
         self.pictures = nn.Conv2d(config.quantizer.embedding_dim, pixels, 1, bias=False) if config.pictures else None
@@ -338,10 +338,10 @@ class VQVAE(nn.Module):
     def prepare(self, background: Tensor, frames: Tensor | None = None) -> None:
         """Take the background (H, W) uint8: what foreground is measured from, and the pixel bias's first value.
 
-        An aligned codec looks at the frames (batch, C, H, W) uint8 for where its grid is to lie.
+        An aligned codec looks at the frames (batch, C, H, W) uint8 for where its grid is to lie, once and for all.
         """
         self.background.copy_(_to_unit(background))
-        if self.config.aligned and frames is not None:
+        if self.config.aligned and frames is not None and bool((self.offset < 0).any()):
             self.offset.copy_(torch.tensor(best_offset(frames.cpu().numpy(), self.config.cell)))
         if self.pixel_bias is not None:
             self.pixel_bias.copy_(continuous_bernoulli_logit(self.background)[None])
@@ -387,7 +387,7 @@ class VQVAE(nn.Module):
             return screens
         rows, columns = (
             (torch.arange(size, device=screens.device) - sign * by) % size
-            for size, by in zip(self.config.frame, self.offset, strict=True)
+            for size, by in zip(self.config.frame, self.offset.clamp(min=0), strict=True)
         )
         return screens[..., rows[:, None], columns]
 

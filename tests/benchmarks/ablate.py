@@ -119,7 +119,11 @@ ROWS = {
     # The codec.
     "wide-codes": Row(
         "64 codes of 8 px that see 22 px, one grid of 16 px, windows of 16 steps: near to the recipe before",
-        but(codec=_WIDE_CODES, dynamics=_ONE_GRID, fit={**_WINDOWS, **_UNSETTLED, **_NO_CRITIC}),
+        but(
+            codec={**_WIDE_CODES, "aligned": False},
+            dynamics=_ONE_GRID,
+            fit={**_WINDOWS, **_UNSETTLED, **_NO_CRITIC, "surprise_settling": 0},
+        ),
     ),
     "codes8": Row("codes that see their own 8 px, 256 of them", but(codec=_PATCH_CODES, dynamics={"scale": 2})),
     "edge-grid": Row("the grid of cells where the screen's edge is", but(codec={"aligned": False})),
@@ -170,7 +174,6 @@ ROWS = {
         "windows drawn in proportion to their loss, not to its square",
         but(fit={"surprise_power": 1.0, "surprise_limit": 8.0}),
     ),
-    "unaligned": Row("the grid of cells where the screen's edge is", but(codec={"aligned": False})),
     "surprised-by-scores": Row("what follows a reward may surprise, too", but(fit={"surprise_settling": 0})),
     "uncorrected": Row("rewards and ends shifted by surprise, too", but(fit={"surprise_correction": 0.0})),
     "corrected": Row("rewards and ends not shifted by surprise at all", but(fit={"surprise_correction": 1.0})),
@@ -180,7 +183,10 @@ ROWS = {
     "no-code-noise": Row("no code that is shown to the dynamics is swapped", but(fit={"code_noise": 0.0})),
     "code-noise": Row("five times as many of the codes shown are swapped", but(fit={"code_noise": 0.1})),
     "dropout": Row("a tenth of each block's channels dropped in training", but(dynamics={"dropout": 0.1})),
-    "moved": Row("frames moved up or down by up to 8 px, for codec and dynamics", but(fit={"shift": 8})),
+    "moved": Row(
+        "frames moved up or down by up to 8 px, for codec and dynamics, the grid where the screen's edge is",
+        but(codec={"aligned": False}, fit={"shift": 8}),
+    ),
     "self-fed": Row("the model's own draws as inputs after four true ones: the paper's", but(fit={"context_steps": 4})),
     "decay0": Row("no weight decay", but(fit={"weight_decay": 0.0})),
     "constant-rate": Row("learning rates that do not fall: the paper's", but(fit={"final_rate": 1.0})),
