@@ -327,7 +327,7 @@ def _laptop() -> RunConfig:
             stages=2,
             stage_kernel=2,
             pictures=True,
-            # A paddle and the ball that touches it in cells of their own, not in codes of both.
+            # Where the screen's edge is, many codes show a paddle and a ball together.
             aligned=True,
             quantizer=QuantizerConfig(num_codes=256, dead_below=0.002),
         ),

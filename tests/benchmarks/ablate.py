@@ -275,10 +275,9 @@ class Ablation:
         settings = {name: plain["fit"][name] for name in (*fields, "final_rate", "bf16")}
 
         def fit() -> Record:
-            trial, model = self._new_model(config), self._new_model(config)
-            trying = Fitter(trial, replace(config.fit, unquantized_updates=0, settled_updates=0))
-            for fitter in (trying, Fitter(model, config.fit)):
-                fitter.prepare_codec(self.replay)
+            model = self._new_model(config)
+            Fitter(model, config.fit).prepare_codec(self.replay)
+            trying = Fitter(copy.deepcopy(model), replace(config.fit, unquantized_updates=0, settled_updates=0))
 
             def update(fitter: Fitter, count: int) -> Record:
                 return fitter.fit_codec(self.replay, count, *_draws(config, "codec"), progress=False)
