@@ -313,9 +313,9 @@ def _laptop() -> RunConfig:
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(700, 0),
         # A returned ball is few of many steps, and learned only if it is shown often.
-        dynamics_updates=(2_500, *(1_500,) * 12, 3_000),
-        # A dream of little experience is too easy to win in: more imagined steps as it grows true.
-        imagined_steps=(40_000,) * 3 + (60_000,) * 4 + (100_000,) * 6 + (300_000,),
+        dynamics_updates=(2_500, *(1_000,) * 12, 3_000),
+        # PPO needs some 80,000 steps of the game itself before it plays better than at random.
+        imagined_steps=(100_000,) * 13 + (300_000,),
         # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
         codec=VQVAEConfig(
             frame_size=112,
@@ -332,7 +332,7 @@ def _laptop() -> RunConfig:
             quantizer=QuantizerConfig(num_codes=256, dead_below=0.002),
         ),
         dynamics=MultiscaleConfig(
-            fine=32, channels=64, blocks=1, cell_hidden=192, least_chance=0.05, coarse_dropout=0.5, redraws=7
+            fine=32, channels=64, blocks=1, cell_hidden=192, least_chance=0.05, coarse_dropout=0.5
         ),
         collect=CollectConfig(first_steps=12_800, steps=5_800),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
@@ -352,9 +352,9 @@ def _laptop() -> RunConfig:
             windows="surprise",
             surprise_limit=64.0,
             surprise_power=2.0,
-            surprise_settling=20,
+            surprise_settling=10,
+            rare_share=0.5,
             surprise_correction=0.7,
-            critic_share=0.5,
         ),
         # A policy learns from what it leads to: dreams long enough to get there, begun where it plays now.
         dream=DreamConfig(horizon=50, start_states=1024, newest_share=0.75),

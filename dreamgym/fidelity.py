@@ -97,12 +97,15 @@ def open_loop(
     ends: list[Tensor] = []
     likelihoods = [torch.zeros(len(context), 0, device=context.device)]
     for step in range(warm, warm + horizon):
-        prediction, state = world_model.step(latent, actions[:, step], state)
+        before = state
+        prediction, state = world_model.step(latent, actions[:, step], before)
         if real is not None and step - warm < real.shape[1]:
             cells = world_model.latent_log_probability(prediction, real[:, step - warm])
             likelihoods.append(cells.flatten(1).mean(1, keepdim=True))
         uniforms = torch.rand(latent.shape, generator=generator, device=latent.device)
         latent = world_model.draw_latent(prediction, uniforms, temperature)
+        uniforms = torch.rand(len(latent), generator=generator, device=latent.device)
+        _, state = world_model.draw_reward(prediction, uniforms, before, state)
         latents.append(latent)
         rewards.append(prediction.expected_reward())
         ends.append(prediction.end_probability())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from dreamgym.changes import change_rarity
 from dreamgym.device import bf16_is_faster
 from dreamgym.errors import ConfigError, InvalidInputError
 from dreamgym.latents import LatentCache
@@ -87,6 +88,8 @@ class FitConfig:
         surprise_power: of the loss in proportion to which windows are drawn.
         surprise_settling: steps after a reward, or an episode's start, whose losses count as the mean of the others' at
             most.
+        rare_share: share of the windows by surprise that are drawn, instead, so that every kind of change (a code that
+            becomes another) is shown as often.
         surprise_correction: exponent of the importance weights that take the shift by surprise from rewards and ends
             again: 1 for all of it, 0 for none.
         event_priority: how much more often uniform and balanced windows are drawn if they hold a reward or an end, with
@@ -124,6 +127,7 @@ class FitConfig:
     surprise_limit: float = 8.0
     surprise_power: float = 1.0
     surprise_settling: int = 0
+    rare_share: float = 0.0
     surprise_correction: float = 1.0
     event_priority: float = 4.0
     interleaved: bool = False
@@ -144,6 +148,11 @@ class FitConfig:
             )
         if not 0 <= self.surprise_settling <= LONGEST_ELAPSED:
             raise ConfigError(f"surprise_settling: expected 0 to {LONGEST_ELAPSED}, got {self.surprise_settling}.")
+        if not 0 <= self.rare_share <= 1 or (self.rare_share and (self.windows != "surprise" or self.interleaved)):
+            raise ConfigError(
+                "rare_share: expected 0 to 1, and 0 without windows='surprise' or where codec and dynamics are fitted "
+                f"interleaved, got {self.rare_share}."
+            )
         if self.critic_share < 0:
             raise ConfigError(f"critic_share: expected at least 0, got {self.critic_share}.")
         if self.shift < 0:
@@ -238,7 +247,9 @@ class Fitter:
             )
         phases = range(config.shift_step, cell, config.shift_step) if config.shift else ()
         self._moved_latents = [LatentCache(world_model, rows) for rows in phases]
-        self._surprise = SurpriseWindows(config.surprise_limit, config.surprise_power, config.surprise_settling)
+        self._surprise = SurpriseWindows(
+            config.surprise_limit, config.surprise_power, config.surprise_settling, config.rare_share
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser states and counters; the weights are the world model's own."""
@@ -358,7 +369,7 @@ class Fitter:
         moved_tables = self._moved_tables(replay, table) if self.config.shift else None
         device = self.world_model.device
         before = self._measure_surprise(replay, table, generator) if self.config.windows == "surprise" else {}
-        draw = self._window_source(replay, rng)
+        draw = self._window_source(replay, rng, latents)
         judged: Report = {}
         # The first dynamics of all have seen nothing: what they draw says nothing of what later ones will.
         unseen, ready = (self._fitted_to, 0) if 0 < self._fitted_to <= replay.appended else (0, updates // 5)
@@ -562,8 +573,13 @@ class Fitter:
         for optimizer in self._dynamics_optimizers:
             _set_rate(optimizer, 1.0, done, self.config.final_rate)
 
-    def _window_source(self, replay: Replay, rng: np.random.Generator) -> Callable[[], Windows]:
-        """A function that draws the next batch of windows, one step longer than a sequence for the last targets."""
+    def _window_source(
+        self, replay: Replay, rng: np.random.Generator, latents: npt.NDArray[np.uint8] | None = None
+    ) -> Callable[[], Windows]:
+        """A function that draws the next batch of windows, one step longer than a sequence for the last targets.
+
+        What is rare is told by the latents of the whole replay, where it counts.
+        """
         config = self.config
         length = config.sequence_length + 1
         kind = config.windows
@@ -573,6 +589,8 @@ class Fitter:
             return lambda: next(batches)
         if kind == "surprise":
             self._surprise.follow(replay)
+            if config.rare_share and latents is not None:
+                self._surprise.rate(change_rarity(latents, replay.first_at(np.arange(len(replay)))))
             return lambda: self._surprise.draw(replay, config.dynamics_batch_size, length, rng, shown)
         prioritised = config.event_priority > 1
         if prioritised:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dreamgym.device import resolve_device
 from dreamgym.errors import ConfigError, InvalidActionError, InvalidInputError
 from dreamgym.states import map_state, take_state, where_rows, where_state
-from dreamgym.streams import Streams, sample_categorical
+from dreamgym.streams import Streams
 from dreamgym.warm_starts import WarmStarts
 
 if TYPE_CHECKING:
@@ -239,10 +239,10 @@ class DreamSimulator:
         uniforms, self._streams = self._streams.draw(cells + 2)
         drawn = uniforms[:, :cells].unflatten(1, self._latent_shape)
         latent = self.world_model.draw_latent(prediction, drawn, self.temperature)
+        paid = uniforms[:, cells]
+        reward, dynamics = self.world_model.draw_reward(prediction, paid, state.dynamics, dynamics)
         if self.reward_mode == "expected":
-            reward = prediction.expected_reward().float()
-        else:
-            reward = sample_categorical(prediction.reward_logits, uniforms[:, cells]).float() - 1.0
+            reward = prediction.expected_reward()
         terminated = uniforms[:, cells + 1] < prediction.end_probability()
         age = state.age + 1
         at_horizon = torch.zeros_like(terminated) if self.horizon is None else age >= self.horizon
@@ -252,7 +252,7 @@ class DreamSimulator:
             truncated = at_horizon & ~terminated
         latents = torch.cat([state.latents[:, 1:], latent.unsqueeze(1)], dim=1)
         self._state = DreamState(dynamics, latents, age, state.start, self._streams)
-        return StepResult(latents, reward, terminated, truncated)
+        return StepResult(latents, reward.float(), terminated, truncated)
 
     def state(self) -> DreamState:
         """A copy of the dreams' state, random streams included: with ``set_state`` it saves and forks dreams."""

@@ -1,4 +1,4 @@
-"""Windows that surprise the dynamics are drawn more often.
+"""Windows that surprise the dynamics, or show what is rare, are drawn more often.
 
 Prioritised replay (Schaul et al. 2016), for a world model (Kauvar et al. 2023, "Curious Replay"). What a young policy
 hardly ever does, returning a ball, is a small share of its experience and stays badly fitted long after the rest is
@@ -26,18 +26,22 @@ class SurpriseWindows:
         power: of a record's loss; windows are drawn in proportion to the sum of their records'.
         settling: steps after a reward, or an episode's start, in which a record counts as an average one of the others
             at most. Then a game shows a score or sets its scene up anew: rarely foretold, and no matter for what is
-            done next.
+            done next. So does its rarity.
+        rare_share: share of the windows that are drawn by their records' rarity instead (:meth:`rate`).
     """
 
-    def __init__(self, limit: float, power: float = 1.0, settling: int = 0) -> None:
+    def __init__(self, limit: float, power: float = 1.0, settling: int = 0, rare_share: float = 0.0) -> None:
         """Begin with no loss known."""
         if not limit >= 1 or not power > 0:
             raise InvalidInputError(f"limit, power: expected at least 1 and more than 0, got {limit!r} and {power!r}.")
+        if not 0 <= rare_share <= 1:
+            raise InvalidInputError(f"rare_share: expected 0 to 1, got {rare_share!r}.")
         if not 0 <= settling <= LONGEST_ELAPSED:
             raise InvalidInputError(f"settling: expected 0 to {LONGEST_ELAPSED}, got {settling!r}.")
-        self._limit, self._power, self._settling = limit, power, settling
+        self._limit, self._power, self._settling, self._rare_share = limit, power, settling, rare_share
         self._losses: Losses = np.zeros(0, np.float32)
         self._settles: Flags = np.zeros(0, np.bool_)
+        self._rarity: npt.NDArray[np.float64] | None = None
         self._first = 0
         self._replay: Replay | None = None
 
@@ -81,13 +85,26 @@ class SurpriseWindows:
         if not same or oldest < self._first or self._first + len(self._losses) > replay.appended:
             self.forget()
         self._losses = self._losses[max(0, oldest - self._first) :]
-        self._first, self._replay = oldest, replay
+        self._first, self._replay, self._rarity = oldest, replay, None
         first = len(self._losses)
         self._losses = np.concatenate([self._losses, np.full(len(replay) - first, np.nan, np.float32)])
         self._settles = np.zeros(len(replay), np.bool_)
         if self._settling:
             self._settles = replay.elapsed_at(np.arange(len(replay)), self._settling) < self._settling
         return first
+
+    def rate(self, rarity: npt.NDArray[np.float64]) -> None:
+        """Say how rare what each record shows is: after :meth:`follow`, which forgets it.
+
+        Args:
+            rarity: (records,), at least 0.
+
+        Raises:
+            InvalidInputError: not one number for each record.
+        """
+        if rarity.shape != self._losses.shape:
+            raise InvalidInputError(f"rarity: expected ({len(self._losses)},), got {rarity.shape}.")
+        self._rarity = rarity
 
     def update(self, windows: Windows, losses: Losses) -> None:
         """Remember losses.
@@ -117,22 +134,35 @@ class SurpriseWindows:
 
         Raises:
             ReplayError: fewer records than ``length``.
+            InvalidInputError: some are to be drawn by their rarity, which was not said.
         """
         if len(replay) < length:
             raise ReplayError(f"expected a replay buffer of at least {length} records, it has {len(replay)}.")
         losses = self._losses.astype(np.float64) ** self._power
-        known = ~np.isnan(losses)
-        counted = known & ~self._settles
-        average = losses[counted if counted.any() else known].mean() if known.any() else 1.0
-        losses[~known] = average
-        losses[self._settles] = losses[self._settles].clip(max=average)
-        sums = np.concatenate([[0.0], np.cumsum(losses)])
-        # A window's first record is no target.
-        weights = sums[length:] - sums[1 + shown : len(sums) - length + 1 + shown]
-        mean = weights.mean()
-        weights = np.clip(weights, mean / self._limit, mean * self._limit) if mean > 0 else np.ones_like(weights)
+        weights = self._window_weights(losses, length, shown)
+        if self._rare_share:
+            if self._rarity is None:
+                raise InvalidInputError("rare_share: the records are not rated; call rate() after follow().")
+            rare = self._window_weights(self._rarity, length, shown)
+            weights = (1 - self._rare_share) * weights + self._rare_share * rare
         ends = np.cumsum(weights)
         starts = np.searchsorted(ends, rng.random(batch_size) * ends[-1], side="right")
         starts = np.minimum(starts, len(weights) - 1)
         even = (ends[-1] / len(ends) / weights[starts]).astype(np.float32)
         return replay.windows_from(starts, length)._replace(weights=even)
+
+    def _window_weights(self, values: npt.NDArray[np.float64], length: int, shown: int) -> npt.NDArray[np.float64]:
+        """What windows are drawn in proportion to, with mean 1, from what their records count, NaN where unknown."""
+        known = ~np.isnan(values)
+        counted = known & ~self._settles
+        average = values[counted if counted.any() else known].mean() if known.any() else 1.0
+        values = np.where(known, values, average)
+        values[self._settles] = values[self._settles].clip(max=average)
+        sums = np.concatenate([[0.0], np.cumsum(values)])
+        # A window's first record is no target.
+        weights = sums[length:] - sums[1 + shown : len(sums) - length + 1 + shown]
+        mean = weights.mean()
+        if not mean > 0:
+            return np.ones_like(weights)
+        weights = np.clip(weights, mean / self._limit, mean * self._limit)
+        return weights / weights.mean()

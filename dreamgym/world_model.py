@@ -14,8 +14,10 @@ from dreamgym.device import bf16_is_faster
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, Prediction, parameter_count
+from dreamgym.models.losses import NO_REWARD
 from dreamgym.models.multiscale import MultiscaleConfig, MultiscaleDynamics
 from dreamgym.models.residual import ResidualConfig, ResidualDynamics
+from dreamgym.streams import sample_categorical
 
 DynamicsConfig = ConvLSTMConfig | ResidualConfig | MultiscaleConfig
 """Settings of any dynamics; a new one is named here and in :data:`DYNAMICS`."""
@@ -179,6 +181,23 @@ class WorldModel(nn.Module):
         """
         with self.inference():
             return self.dynamics.draw_latent(prediction, uniforms, temperature)
+
+    def draw_reward(self, prediction: Prediction, uniforms: Tensor, before: Any, after: Any) -> tuple[Tensor, Any]:
+        """Draw r_t from a step's prediction (Eq. 16), and tell the dynamics.
+
+        A point whose chance spreads over steps would otherwise be paid in each of them: nothing says that it is over.
+
+        Args:
+            prediction: of :meth:`step`.
+            uniforms: (batch,) float32 in [0, 1).
+            before: the state that the step was given.
+            after: the state that came of it.
+
+        Returns:
+            (rewards (batch,) int64 in {-1, 0, 1}, the state with them).
+        """
+        rewards = sample_categorical(prediction.reward_logits, uniforms) - NO_REWARD
+        return rewards, self.dynamics.told_reward(before, after, rewards != 0)
 
     def latent_log_probability(self, prediction: Prediction, latents: Tensor) -> Tensor:
         """How likely given next latents are, cell by cell, at temperature 1.

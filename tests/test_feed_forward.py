@@ -290,6 +290,18 @@ def test_what_is_predicted_sets_a_dreams_clock_back(kind):
 
 
 @torch.no_grad()
+def test_a_reward_that_was_drawn_sets_the_clock_whatever_was_likely(kind):
+    dynamics = tiny(kind, clock=9)
+    features, actions = window(dynamics, 4, 1)
+    dynamics.reward_head[-1].bias.copy_(torch.tensor([50.0, -50.0, -50.0]))
+    before = dynamics.initial_state(4, elapsed=torch.tensor([3, 3, 9, 9]))
+    after = dynamics.step(features[:, 0], actions[:, 0], before)[1]
+    told = dynamics.told_reward(before, after, torch.tensor([True, False, True, False]))
+    assert after.elapsed.tolist() == [0, 0, 0, 0] and told.elapsed.tolist() == [0, 4, 0, 9]
+    assert torch.equal(told.trunk, after.trunk)
+
+
+@torch.no_grad()
 def test_true_rewards_go_before_predicted_ones(kind):
     dynamics = tiny(kind, clock=9)
     features, actions = window(dynamics, 2, 4)

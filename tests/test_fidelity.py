@@ -84,6 +84,9 @@ class Knowing:
         end = torch.as_tensor(np.isin(true.numpy(), (LENGTH - 1 + self.end_late, *self.end_alarms))).float()
         return Prediction(following, torch.as_tensor(reward).float(), end), (true + 1, taken + 1)
 
+    def draw_reward(self, prediction, uniforms, before, after):
+        return torch.zeros(len(uniforms), dtype=torch.int64), after
+
     def draw_latent(self, prediction, uniforms, temperature=1.0):
         return torch.where(uniforms < self.noise, (prediction.latent + 7) % 128, prediction.latent)
 

@@ -812,3 +812,24 @@ def test_dropout_is_drawn_from_the_fit_s_generator_and_leaves_the_global_one_alo
 def test_a_share_of_swapped_codes_out_of_range_is_refused(setting):
     with pytest.raises(ConfigError, match=r"code_noise: expected 0 to 0\.5"):
         FitConfig(**setting)
+
+
+def test_a_share_of_the_windows_shows_every_kind_of_change_as_often():
+    replay = Replay(300)
+    for step in range(300):
+        replay.append(np.zeros((96, 96), np.uint8), 0, 0.0, False, False, False, step == 0)
+    latents = np.zeros((300, 6, 6), np.uint8)
+    latents[1::2, 0, 0] = 1
+    latents[200, 3, 3] = 2
+    shown = []
+    for share in (0.0, 0.5):
+        config = replace(SMALL, windows="surprise", rare_share=share, surprise_limit=100.0, bf16=False)
+        draw = Fitter(world_model(), config)._window_source(replay, np.random.default_rng(0), latents)
+        shown.append(np.mean([(draw().indices[:, 1:] == 200).any(axis=1).mean() for _ in range(300)]))
+    # Two kinds come and go with every second step, two (there and back) come once.
+    assert shown[0] == pytest.approx(6 / 294, abs=0.01) and shown[1] == pytest.approx(3 / 294 + 0.25, abs=0.03)
+
+
+def test_rare_windows_without_windows_by_surprise_are_refused():
+    with pytest.raises(ConfigError, match="rare_share: expected 0 to 1"):
+        FitConfig(rare_share=0.5)

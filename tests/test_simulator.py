@@ -1,7 +1,7 @@
 """What the simulator promises: dreams that do not disturb each other, and ends that are what they say."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -278,6 +278,27 @@ def test_ends_are_sampled_with_their_probability() -> None:
     simulator.reset()
     ends = torch.stack([simulator.step(actions_of(step, 500)).terminated for step in range(6)])
     assert abs(float(ends.float().mean()) - 0.25) < 0.03
+
+
+@pytest.mark.parametrize("reward", ["expected", "sampled"])
+def test_dynamics_are_told_which_rewards_were_drawn(
+    tiny_dream: Dream, monkeypatch: pytest.MonkeyPatch, reward: Literal["expected", "sampled"]
+) -> None:
+    told: list[torch.Tensor] = []
+
+    def spy(before: object, after: object, rewarded: torch.Tensor) -> object:
+        assert before is simulator._current().dynamics and after is not before
+        told.append(rewarded)
+        return after
+
+    monkeypatch.setattr(tiny_dream.world_model.dynamics, "told_reward", spy)
+    simulator = simulate(tiny_dream, num_envs=500, reward=reward)
+    simulator.reset()
+    result = simulator.step(actions_of(0, 500))
+    assert told[0].shape == (500,)
+    assert 0 < told[0].float().mean() < 1
+    if reward == "sampled":
+        assert torch.equal(told[0], result.reward != 0)
 
 
 def test_expected_rewards_are_the_means_of_sampled_ones(tiny_dream: Dream) -> None:

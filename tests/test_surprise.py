@@ -168,3 +168,41 @@ def test_bad_arguments_are_refused():
     sampler = known(replay, np.ones(5))
     with pytest.raises(ReplayError):
         sampler.draw(replay, 2, 9, np.random.default_rng(0))
+
+
+def test_a_share_of_the_windows_is_drawn_by_how_rare_they_are():
+    replay = records(300)
+    rarity = np.ones(300)
+    rarity[100:110] = 9.0
+    sampler = SurpriseWindows(20.0, rare_share=0.25)
+    sampler.restore(np.ones(300, np.float32), 0)
+    sampler.follow(replay)
+    sampler.rate(rarity)
+    drawn = sampler.draw(replay, 200_000, 2, np.random.default_rng(0))
+    counts = np.bincount(drawn.indices[:, 0], minlength=299) / 200_000
+    assert np.allclose(counts, 0.75 / 299 + 0.25 * rarity[1:] / rarity[1:].sum(), atol=1e-3)
+    even = np.bincount(drawn.indices[:, 0], drawn.weights, minlength=299) / 200_000
+    assert np.allclose(even, 1 / 299, rtol=0.25)
+
+
+def test_what_is_rare_about_a_score_counts_as_an_average_of_the_rest():
+    replay = records(300, rewarded=[99])
+    rarity = np.ones(300)
+    rarity[100] = 50.0
+    sampler = SurpriseWindows(64.0, settling=3, rare_share=1.0)
+    sampler.follow(replay)
+    sampler.rate(rarity)
+    starts = sampler.draw(replay, 100_000, 2, np.random.default_rng(0)).indices[:, 0]
+    assert (starts == 99).mean() == pytest.approx(1 / 299, rel=0.2)
+
+
+def test_rarity_that_was_not_said_or_is_of_other_records_is_refused():
+    replay = records(10)
+    sampler = SurpriseWindows(8.0, rare_share=0.5)
+    sampler.follow(replay)
+    with pytest.raises(InvalidInputError, match="not rated"):
+        sampler.draw(replay, 1, 2, np.random.default_rng(0))
+    with pytest.raises(InvalidInputError, match=r"rarity: expected \(10,\), got \(9,\)"):
+        sampler.rate(np.ones(9))
+    with pytest.raises(InvalidInputError, match="rare_share: expected 0 to 1, got 2"):
+        SurpriseWindows(8.0, rare_share=2)

@@ -46,6 +46,9 @@ class Counter:
             end_probability=lambda: torch.zeros(len(action)),
         ), state
 
+    def draw_reward(self, prediction, uniforms, before, after):
+        return torch.zeros(len(uniforms), dtype=torch.int64), after
+
     def draw_latent(self, prediction, uniforms, temperature=1.0):
         assert uniforms.shape == prediction.next.shape
         self.drawn_at.add(temperature)

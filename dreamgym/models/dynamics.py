@@ -89,6 +89,18 @@ class Dynamics(Protocol):
         """The same for (batch, time, ...), with the true features, rewards and ends of every step given."""
         ...
 
+    def told_reward(self, before: Any, after: Any, rewarded: Tensor) -> Any:
+        """The state ``after`` a step from ``before``, where a dream has drawn whether there was a reward.
+
+        Without it a state only knows what was likely.
+
+        Args:
+            before: the state that the step began with.
+            after: what :meth:`step` made of it.
+            rewarded: (batch,) bool.
+        """
+        ...
+
     def latent_logits(self, prediction: Prediction, latents: Tensor) -> Tensor:
         """Scores of the next latent's codes, cell by cell, where the next latent is ``latents``.
 
@@ -284,6 +296,10 @@ class ConvLSTM(nn.Module):
     def hidden(self, state: ConvLSTMState) -> Tensor:
         """H of the second cell, (batch, hidden, height, width)."""
         return state.output_2
+
+    def told_reward(self, before: ConvLSTMState, after: ConvLSTMState, rewarded: Tensor) -> ConvLSTMState:
+        """The state as it is: it keeps no account of rewards."""
+        return after
 
     def step(self, features: Tensor, action: Tensor, state: ConvLSTMState) -> tuple[Prediction, ConvLSTMState]:
         """One step: a sequence of length one.

@@ -260,6 +260,11 @@ class MultiscaleDynamics(nn.Module):
         last = trunk.unflatten(0, (batch, time))[:, -1].float()
         return prediction, MultiscaleState(seen[:, time:], acted[:, time:], last, elapsed[:, time])
 
+    def told_reward(self, before: MultiscaleState, after: MultiscaleState, rewarded: Tensor) -> MultiscaleState:
+        """The state after a step whose reward, (batch,) bool, was drawn and not only foretold: it sets the clock."""
+        elapsed = steps_since(before.elapsed, rewarded[:, None], 1, self.config.clock)
+        return after._replace(elapsed=elapsed[:, 1])
+
     def remember(self, features: Tensor, actions: Tensor, state: MultiscaleState, rewards: Tensor) -> MultiscaleState:
         """The state after a window, as :meth:`sequence` leaves it but for ``trunk``, without predicting anything."""
         kept, time = self.looks_back, features.shape[1]

@@ -216,6 +216,11 @@ class ResidualDynamics(nn.Module):
         prediction, state = self.sequence(features[:, None], action[:, None], state)
         return Prediction(*(tensor[:, 0] for tensor in prediction)), state
 
+    def told_reward(self, before: ResidualState, after: ResidualState, rewarded: Tensor) -> ResidualState:
+        """The state after a step whose reward, (batch,) bool, was drawn and not only foretold: it sets the clock."""
+        elapsed = steps_since(before.elapsed, rewarded[:, None], 1, self.config.clock)
+        return after._replace(elapsed=elapsed[:, 1])
+
     def sequence(
         self,
         features: Tensor,

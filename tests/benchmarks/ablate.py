@@ -107,9 +107,9 @@ _PUBLISHED = replace(VQVAEConfig.published(), width=16, **_FRAME)
 _ONE_GRID = ResidualConfig(clock=32, joint=64, least_chance=0.05, dropout=0.0)
 _NARROW = {"fine": 24, "cell_hidden": 128, "embedding": 8}
 _WINDOWS = {"dynamics_batch_size": 8, "sequence_length": 16}
-_NO_CRITIC = {"critic_share": 0.0}
+_CRITIC = {"critic_share": 0.5}
 _UNSETTLED = {"settled_updates": 0, "unquantized_updates": 100, "codec_batch_size": 64}
-_BALANCED = {"windows": "balanced"}
+_BALANCED = {"windows": "balanced", "rare_share": 0.0}
 _LSTM = ConvLSTMConfig(hidden=64, kernel=3, reward_hidden=128, latent_skip=True, patch=4)
 _ADAMW_RATES = {"dynamics_learning_rate": 1e-3, "reward_learning_rate": 1e-3}
 _LSTM_RATES = {"dynamics_learning_rate": 3e-3, "reward_learning_rate": 3e-3}
@@ -122,7 +122,7 @@ ROWS = {
         but(
             codec={**_WIDE_CODES, "aligned": False},
             dynamics=_ONE_GRID,
-            fit={**_WINDOWS, **_UNSETTLED, **_NO_CRITIC, "surprise_settling": 0},
+            fit={**_WINDOWS, **_UNSETTLED, "surprise_settling": 0, "rare_share": 0.0},
         ),
     ),
     "codes8": Row("codes that see their own 8 px, 256 of them", but(codec=_PATCH_CODES, dynamics={"scale": 2})),
@@ -150,13 +150,11 @@ ROWS = {
         "a convolutional LSTM, as in the paper, at the rate that suits it",
         but(
             dynamics=_LSTM,
-            fit={**_WINDOWS, **_NO_CRITIC, "dynamics_optimizer": "adamw", "dynamics_batch_size": 32, **_LSTM_RATES},
+            fit={**_WINDOWS, "dynamics_optimizer": "adamw", "dynamics_batch_size": 32, **_LSTM_RATES},
         ),
     ),
-    "one-grid": Row(
-        "blocks on the coarse grid alone", but(dynamics=replace(_ONE_GRID, patch=4), fit={**_WINDOWS, **_NO_CRITIC})
-    ),
-    "no-critic": Row("whatever is drawn is kept", but(dynamics={"redraws": 0}, fit=_NO_CRITIC)),
+    "one-grid": Row("blocks on the coarse grid alone", but(dynamics=replace(_ONE_GRID, patch=4), fit=_WINDOWS)),
+    "critic": Row("a critic rejects what would not come, up to seven times", but(dynamics={"redraws": 7}, fit=_CRITIC)),
     "every-code": Row("also the least likely codes are drawn", but(dynamics={"least_chance": 0.0})),
     "short-clock": Row("a clock that stops after four steps", but(dynamics={"clock": 4})),
     "memory2": Row("two latents seen instead of four", but(dynamics={"memory": 2}, fit={"sequence_length": 3})),
@@ -168,12 +166,14 @@ ROWS = {
     "balanced": Row("windows drawn evenly, whatever their loss, those with a reward more often", but(fit=_BALANCED)),
     "uniform": Row(
         "windows drawn uniformly, those with a reward no more often",
-        but(fit={"windows": "uniform", "event_priority": 1.0}),
+        but(fit={"windows": "uniform", "rare_share": 0.0, "event_priority": 1.0}),
     ),
     "in-proportion": Row(
         "windows drawn in proportion to their loss, not to its square",
         but(fit={"surprise_power": 1.0, "surprise_limit": 8.0}),
     ),
+    "no-rarity": Row("all windows drawn by their loss alone", but(fit={"rare_share": 0.0})),
+    "rarity-alone": Row("all windows drawn so that every kind of change comes as often", but(fit={"rare_share": 1.0})),
     "surprised-by-scores": Row("what follows a reward may surprise, too", but(fit={"surprise_settling": 0})),
     "uncorrected": Row("rewards and ends shifted by surprise, too", but(fit={"surprise_correction": 0.0})),
     "corrected": Row("rewards and ends not shifted by surprise at all", but(fit={"surprise_correction": 1.0})),
