@@ -314,7 +314,7 @@ def _laptop() -> RunConfig:
         codec_updates=(700, 0),
         # A returned ball is few of many steps, and learned only if it is shown often.
         dynamics_updates=(2_500, *(1_000,) * 12, 3_000),
-        # PPO needs some 80,000 steps of the game itself before it plays better than at random.
+        # In the game itself PPO shows nothing before 40,000 steps.
         imagined_steps=(100_000,) * 13 + (300_000,),
         # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
         codec=VQVAEConfig(

@@ -69,7 +69,7 @@ def open_loop(
         context: real codes, int64 (batch, context, ...); the last of them is where the dream starts.
         actions: (batch, context - 1 + horizon, ...): the action taken at each frame of the context, then those of the
             dream. The dream's first action is the one at the context's last frame.
-        generator: draws the codes; on the world model's device.
+        generator: draws the codes and whether there is a reward; on the world model's device.
         real: real codes, int64 (batch, up to horizon, ...), of the frames that followed in the game. They are never
             shown to the dream, only looked up in its distributions.
         temperature: of the codes' distribution when they are drawn.
@@ -105,7 +105,8 @@ def open_loop(
         uniforms = torch.rand(latent.shape, generator=generator, device=latent.device)
         latent = world_model.draw_latent(prediction, uniforms, temperature)
         uniforms = torch.rand(len(latent), generator=generator, device=latent.device)
-        _, state = world_model.draw_reward(prediction, uniforms, before, state)
+        _, told = world_model.draw_reward(prediction, uniforms, before, state)
+        state = told if temperature else state
         latents.append(latent)
         rewards.append(prediction.expected_reward())
         ends.append(prediction.end_probability())
@@ -140,7 +141,7 @@ def fidelity(
         starts: number of uniform windows.
         life_loss_ends: whether the world model was taught that a lost life is an end.
         temperature: of the next latent's distribution, as the dreams that are used are drawn.
-        seed: of the windows and of the codes: the same seed gives the same numbers on one device.
+        seed: of the windows and of what is drawn: the same seed gives the same numbers on one device.
 
     Returns:
         Numbers by name. What the held-out experience cannot tell (recall where nothing happens, say) is absent. *k* is

@@ -84,10 +84,11 @@ class FitConfig:
         windows: how windows are drawn: "uniform", "balanced" (softmax(-visits / tau)), "surprise" (in proportion to
             their loss when last seen) or "epoch" (each once).
         balance_tau: tau of balanced sampling.
-        surprise_limit: a window's loss counts as at most so many times the mean of all, and as at least 1 / this of it.
+        surprise_limit: a window's loss, or rarity, counts as at most so many times the mean of all, and as at least
+            1 / this of it.
         surprise_power: of the loss in proportion to which windows are drawn.
-        surprise_settling: steps after a reward, or an episode's start, whose losses count as the mean of the others' at
-            most.
+        surprise_settling: steps after a reward, or an episode's start, whose losses and rarity count as the mean of the
+            others' at most.
         rare_share: share of the windows by surprise that are drawn, instead, so that every kind of change (a code that
             becomes another) is shown as often.
         surprise_correction: exponent of the importance weights that take the shift by surprise from rewards and ends
@@ -148,10 +149,10 @@ class FitConfig:
             )
         if not 0 <= self.surprise_settling <= LONGEST_ELAPSED:
             raise ConfigError(f"surprise_settling: expected 0 to {LONGEST_ELAPSED}, got {self.surprise_settling}.")
-        if not 0 <= self.rare_share <= 1 or (self.rare_share and (self.windows != "surprise" or self.interleaved)):
+        if not 0 <= self.rare_share <= 1 or (self.rare_share and self.interleaved):
             raise ConfigError(
-                "rare_share: expected 0 to 1, and 0 without windows='surprise' or where codec and dynamics are fitted "
-                f"interleaved, got {self.rare_share}."
+                "rare_share: expected 0 to 1, and 0 where codec and dynamics are fitted interleaved, "
+                f"got {self.rare_share}."
             )
         if self.critic_share < 0:
             raise ConfigError(f"critic_share: expected at least 0, got {self.critic_share}.")

@@ -72,7 +72,8 @@ class DreamSimulator:
 
     Rewards are expected values by default; a sampled reward is the paper's (Robine et al. 2023, Sect. 3.2.2). Ends are
     sampled from the predicted probability. Next latents are sampled, too: it is their randomness that lets a
-    deterministic network imagine different futures.
+    deterministic network imagine different futures. Whether there was a reward is drawn for the dynamics' account of
+    them even where the reward paid is the expected one, but not at temperature 0: then they go by what is likely.
 
     Starts are warmed up once, with the weights of that moment: after a refit of the world model, build a new simulator.
 
@@ -239,10 +240,12 @@ class DreamSimulator:
         uniforms, self._streams = self._streams.draw(cells + 2)
         drawn = uniforms[:, :cells].unflatten(1, self._latent_shape)
         latent = self.world_model.draw_latent(prediction, drawn, self.temperature)
-        paid = uniforms[:, cells]
-        reward, dynamics = self.world_model.draw_reward(prediction, paid, state.dynamics, dynamics)
+        reward, told = self.world_model.draw_reward(prediction, uniforms[:, cells], state.dynamics, dynamics)
         if self.reward_mode == "expected":
             reward = prediction.expected_reward()
+        if self.reward_mode == "sampled" or self.temperature > 0:
+            # Without chance a dream goes by what is likely.
+            dynamics = told
         terminated = uniforms[:, cells + 1] < prediction.end_probability()
         age = state.age + 1
         at_horizon = torch.zeros_like(terminated) if self.horizon is None else age >= self.horizon

@@ -64,7 +64,7 @@ def compare_rollouts(
         start: the record where the dream starts; by default one is drawn that has a full context before it and the
             horizon behind it in the same episode, or the longest such stretch there is.
         horizon: steps of the dream; fewer when the episode is over before.
-        seed: of the drawn start and of the dreamt codes.
+        seed: of the drawn start and of what is drawn in the dream.
 
     Returns:
         What happened and what was dreamt.

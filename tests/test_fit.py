@@ -830,6 +830,10 @@ def test_a_share_of_the_windows_shows_every_kind_of_change_as_often():
     assert shown[0] == pytest.approx(6 / 294, abs=0.01) and shown[1] == pytest.approx(3 / 294 + 0.25, abs=0.03)
 
 
-def test_rare_windows_without_windows_by_surprise_are_refused():
-    with pytest.raises(ConfigError, match="rare_share: expected 0 to 1"):
-        FitConfig(rare_share=0.5)
+def test_rare_windows_are_refused_where_latents_change_between_updates():
+    with pytest.raises(
+        ConfigError, match="rare_share: expected 0 to 1, and 0 where codec and dynamics are fitted inter"
+    ):
+        FitConfig(rare_share=0.5, windows="surprise", interleaved=True)
+    # A preset's share does not stand against windows of another kind.
+    assert FitConfig(rare_share=0.5).windows == "uniform"

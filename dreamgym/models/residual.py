@@ -27,7 +27,9 @@ from dreamgym.replay import LONGEST_ELAPSED
 from dreamgym.streams import sample_categorical
 
 REWARDED = 0.3
-"""Chance of a reward from which a dream's clock is set back. Below one half: a point's chance may spread over steps."""
+"""Chance of a reward from which the clock is set back where no reward is given or drawn.
+
+Below one half: a point's chance may spread over steps."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ _NARROW = {"fine": 24, "cell_hidden": 128, "embedding": 8}
 _WINDOWS = {"dynamics_batch_size": 8, "sequence_length": 16}
 _CRITIC = {"critic_share": 0.5}
 _UNSETTLED = {"settled_updates": 0, "unquantized_updates": 100, "codec_batch_size": 64}
-_BALANCED = {"windows": "balanced", "rare_share": 0.0}
+_BALANCED = {"windows": "balanced"}
 _LSTM = ConvLSTMConfig(hidden=64, kernel=3, reward_hidden=128, latent_skip=True, patch=4)
 _ADAMW_RATES = {"dynamics_learning_rate": 1e-3, "reward_learning_rate": 1e-3}
 _LSTM_RATES = {"dynamics_learning_rate": 3e-3, "reward_learning_rate": 3e-3}
@@ -166,7 +166,7 @@ ROWS = {
     "balanced": Row("windows drawn evenly, whatever their loss, those with a reward more often", but(fit=_BALANCED)),
     "uniform": Row(
         "windows drawn uniformly, those with a reward no more often",
-        but(fit={"windows": "uniform", "rare_share": 0.0, "event_priority": 1.0}),
+        but(fit={"windows": "uniform", "event_priority": 1.0}),
     ),
     "in-proportion": Row(
         "windows drawn in proportion to their loss, not to its square",
