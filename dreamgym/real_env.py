@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from dreamgym.checkpoint import Dream
 from dreamgym.dreaming import DreamSource, check_actions, dream_action_space, open_dream
 from dreamgym.errors import ConfigError, InvalidInputError
+from dreamgym.models.losses import NO_REWARD, reward_classes
 from dreamgym.observations import ObservationBuilder, ObservationKind, objects_at, put_rows, take_rows, to_numpy
 from dreamgym.real import make_game_env, make_game_vector_env
 from dreamgym.states import map_state
@@ -74,12 +75,20 @@ class LatentTracker:
 
             self._state = map_state(put, self._state, blank)
 
-    def advance(self, actions: npt.NDArray[Any], frames: Frames) -> None:
-        """Games take a step: actions (num_envs,) led to frames (num_envs, channels, height, width) uint8."""
+    def advance(self, actions: npt.NDArray[Any], frames: Frames, rewards: npt.NDArray[Any] | None = None) -> None:
+        """Games take a step: actions (num_envs,) led to frames (num_envs, channels, height, width) uint8.
+
+        The dynamics' state, where it is kept, is told of the rewards (num_envs,).
+        """
         if self._state is not None:
+            before = self._state
             number = torch.float32 if self._world_model.config.continuous else torch.int64
             taken = torch.as_tensor(np.array(actions), dtype=number, device=self.latents.device)
-            self._state = self._world_model.step(self.latents[:, -1], taken, self._state)[1]
+            self._state = self._world_model.step(self.latents[:, -1], taken, before)[1]
+            if rewards is not None:
+                came = torch.as_tensor(np.array(rewards, dtype=np.float32), device=self.latents.device)
+                rewarded = reward_classes(came) != NO_REWARD
+                self._state = self._world_model.dynamics.told_reward(before, self._state, rewarded)
         latents = self._world_model.encode(frames)
         self.latents = torch.cat([self.latents[:, 1:], latents.unsqueeze(1)], dim=1)
 
@@ -126,7 +135,7 @@ class RealEnv(gym.Env[Any, Any]):
         """Take one step of the real game."""
         action = check_actions(action, self.action_space, ()).cpu().numpy()
         frames, reward, terminated, truncated, info = self.game.step(action)
-        self._tracker.advance(action[None], frames[None])
+        self._tracker.advance(action[None], frames[None], np.array([reward]))
         return self._observe(), float(reward), bool(terminated), bool(truncated), info
 
     def render(self) -> Any:
@@ -216,7 +225,7 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             arrived = frames.copy()
             for row in rows:
                 arrived[row] = infos["final_obs"][row]
-        self._tracker.advance(actions, arrived)
+        self._tracker.advance(actions, arrived, rewards)
         observation = self._observe()
         if len(rows):
             final = objects_at(self.num_envs, rows, take_rows(observation, rows))

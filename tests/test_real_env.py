@@ -95,6 +95,25 @@ def test_the_hidden_state_runs_along_the_real_actions(tiny_dream: Dream) -> None
         assert np.allclose(env.step(action)[0]["hidden"], model.hidden(state)[0].numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("num_envs", [None, 2])
+def test_the_hidden_state_is_told_of_real_rewards(
+    tiny_dream: Dream, monkeypatch: pytest.MonkeyPatch, num_envs: int | None
+) -> None:
+    told: list[Any] = []
+
+    def spy(before: Any, after: Any, rewarded: Any) -> Any:
+        told.append(rewarded.numpy())
+        return after
+
+    monkeypatch.setattr(tiny_dream.world_model.dynamics, "told_reward", spy)
+    settings: Any = {} if num_envs is None else {"num_envs": num_envs}
+    env: Any = make_real_env(tiny_dream, device="cpu", hidden_state=True, noop_max=0, **settings)
+    env.reset(seed=0)
+    actions = 0 if num_envs is None else np.zeros(num_envs, dtype=np.int64)
+    rewards = np.stack([np.atleast_1d(env.step(actions)[1]) for _ in range(80)])
+    assert (rewards != 0).any() and np.array_equal(np.stack(told), rewards != 0)
+
+
 @pytest.mark.parametrize("hidden_state", [False, True])
 def test_games_of_the_vector_env_begin_anew_within_the_step(tiny_dream: Dream, hidden_state: bool) -> None:
     settings: dict[str, Any] = {"max_episode_steps": 4}

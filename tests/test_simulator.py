@@ -301,6 +301,24 @@ def test_dynamics_are_told_which_rewards_were_drawn(
         assert torch.equal(told[0], result.reward != 0)
 
 
+@pytest.mark.parametrize(
+    ("temperature", "reward", "told"), [(0.0, "expected", False), (0.0, "sampled", True), (0.5, "expected", True)]
+)
+def test_without_chance_dynamics_go_by_what_is_likely(
+    tiny_dream: Dream,
+    monkeypatch: pytest.MonkeyPatch,
+    temperature: float,
+    reward: Literal["expected", "sampled"],
+    told: bool,
+) -> None:
+    monkeypatch.setattr(tiny_dream.world_model.dynamics, "told_reward", lambda before, after, rewarded: before)
+    simulator = simulate(tiny_dream, temperature=temperature, reward=reward)
+    simulator.reset()
+    before = simulator._current().dynamics
+    simulator.step(actions_of(0, simulator.num_envs))
+    assert (simulator._current().dynamics is before) == told
+
+
 def test_expected_rewards_are_the_means_of_sampled_ones(tiny_dream: Dream) -> None:
     results: dict[str, StepResult] = {}
     for reward in ("expected", "sampled"):
