@@ -309,13 +309,13 @@ def _laptop() -> RunConfig:
         preset="laptop",
         network="light",
         # The policy goes where the dream is wrong, and the sooner it is told, the less it learns of that.
-        rounds=14,
+        rounds=13,
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(700, 0),
         # A returned ball is few of many steps, and learned only if it is shown often.
-        dynamics_updates=(2_500, *(1_000,) * 12, 3_000),
-        # In the game itself PPO shows nothing before 40,000 steps.
-        imagined_steps=(100_000,) * 13 + (300_000,),
+        dynamics_updates=(3_000, *(1_200,) * 11, 3_000),
+        # In the game itself PPO shows nothing before 40,000 steps; in the first dream not before 100,000.
+        imagined_steps=(300_000, *(120_000,) * 11, 400_000),
         # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
         codec=VQVAEConfig(
             frame_size=112,
@@ -334,7 +334,8 @@ def _laptop() -> RunConfig:
         dynamics=MultiscaleConfig(
             fine=32, channels=64, blocks=1, cell_hidden=192, least_chance=0.05, coarse_dropout=0.5
         ),
-        collect=CollectConfig(first_steps=12_800, steps=5_800),
+        # Random play returns one ball in seven, and of fewer returns than these the dream learns too little to train in.
+        collect=CollectConfig(first_steps=30_400, steps=6_000),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
         fit=FitConfig(
             # Each kind of cell its own code, once the encoder has seen enough of them.
@@ -354,7 +355,8 @@ def _laptop() -> RunConfig:
             surprise_power=2.0,
             surprise_settling=10,
             rare_share=0.5,
-            surprise_correction=0.7,
+            even_share=0.25,
+            surprise_correction=0.0,
         ),
         # A policy learns from what it leads to: dreams long enough to get there, begun where it plays now.
         dream=DreamConfig(horizon=50, start_states=1024, newest_share=0.75),

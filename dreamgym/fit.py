@@ -91,6 +91,7 @@ class FitConfig:
             others' at most.
         rare_share: share of the windows by surprise that are drawn, instead, so that every kind of change (a code that
             becomes another) is shown as often.
+        even_share: share of the windows by surprise that are drawn evenly instead, so that no weight is above 1 / this.
         surprise_correction: exponent of the importance weights that take the shift by surprise from rewards and ends
             again: 1 for all of it, 0 for none.
         event_priority: how much more often uniform and balanced windows are drawn if they hold a reward or an end, with
@@ -129,6 +130,7 @@ class FitConfig:
     surprise_power: float = 1.0
     surprise_settling: int = 0
     rare_share: float = 0.0
+    even_share: float = 0.0
     surprise_correction: float = 1.0
     event_priority: float = 4.0
     interleaved: bool = False
@@ -153,6 +155,11 @@ class FitConfig:
             raise ConfigError(
                 "rare_share: expected 0 to 1, and 0 where codec and dynamics are fitted interleaved, "
                 f"got {self.rare_share}."
+            )
+        if self.even_share < 0 or self.rare_share + self.even_share > 1:
+            raise ConfigError(
+                "even_share: expected at least 0, and at most 1 together with rare_share, "
+                f"got {self.even_share} and {self.rare_share}."
             )
         if self.critic_share < 0:
             raise ConfigError(f"critic_share: expected at least 0, got {self.critic_share}.")
@@ -249,7 +256,11 @@ class Fitter:
         phases = range(config.shift_step, cell, config.shift_step) if config.shift else ()
         self._moved_latents = [LatentCache(world_model, rows) for rows in phases]
         self._surprise = SurpriseWindows(
-            config.surprise_limit, config.surprise_power, config.surprise_settling, config.rare_share
+            config.surprise_limit,
+            config.surprise_power,
+            config.surprise_settling,
+            config.rare_share,
+            config.even_share,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -386,7 +397,8 @@ class Fitter:
             else:
                 batch, moved = self._shifted(moved_tables, windows, generator)
             batch = batch.to(device, non_blocking=True).long()
-            tracker.add(update, self._dynamics_update(replay, windows, batch, generator, moved))
+            judging = tracker.keeps(update)
+            tracker.add(update, self._dynamics_update(replay, windows, batch, generator, moved, accuracy=judging))
         if updates:
             self._fitted_to = replay.appended
         return before | judged | tracker.report("dynamics/")
@@ -453,7 +465,9 @@ class Fitter:
             windows = replay.windows_from(chosen, length + 1)
             batch = latents[torch.as_tensor(windows.indices)].to(self.world_model.device).long()
             with torch.no_grad(), self.world_model.mixed_precision(self.config.bf16):
-                _, metrics = dynamics_loss(self.world_model, replay, windows, batch, self.config, generator)
+                _, metrics = dynamics_loss(
+                    self.world_model, replay, windows, batch, self.config, generator, accuracy=False
+                )
             self._surprise.update(windows, metrics["latent_steps"].cpu().numpy())
         found = self._surprise.losses[first:]
         found = found[np.isfinite(found)]
@@ -484,7 +498,8 @@ class Fitter:
             windows = draw()
             frames = replay.frames_at(windows.indices.ravel(), self.world_model.frame_stack)
             latents = self.world_model.encode(frames).unflatten(0, windows.indices.shape)
-            dynamics.add(update, self._dynamics_update(replay, windows, latents, generator))
+            judging = dynamics.keeps(update)
+            dynamics.add(update, self._dynamics_update(replay, windows, latents, generator, accuracy=judging))
         return warm | codec.report("codec/") | dynamics.report("dynamics/")
 
     def _every_kind_of_frame(self, replay: Replay) -> Iterator[Tensor]:
@@ -534,11 +549,15 @@ class Fitter:
         latents: Tensor,
         generator: torch.Generator,
         moved: npt.NDArray[np.bool_] | None = None,
+        *,
+        accuracy: bool,
     ) -> dict[str, Tensor]:
         config = self.config
         self.world_model.dynamics.train()
         with self._seeded_dropout(generator), self.world_model.mixed_precision(config.bf16):
-            loss, metrics = dynamics_loss(self.world_model, replay, windows, latents, config, generator)
+            loss, metrics = dynamics_loss(
+                self.world_model, replay, windows, latents, config, generator, accuracy=accuracy
+            )
         self.world_model.dynamics.zero_grad(set_to_none=True)
         loss.backward()
         if config.gradient_clip:
@@ -613,6 +632,8 @@ def dynamics_loss(
     latents: Tensor,
     config: FitConfig,
     generator: torch.Generator | None = None,
+    *,
+    accuracy: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Negative log-likelihood of a batch of windows under the dynamics (Robine et al. 2023, Eq. 13-16).
 
@@ -625,6 +646,7 @@ def dynamics_loss(
         latents: (batch, time + 1, height, width) int64, their latents, on the model's device.
         config: weights and the number of context steps.
         generator: draws the model's own latents after the context, and swapped codes; on the CPU.
+        accuracy: measure that, too: for dynamics that look at few cells it costs more than their loss.
 
     Returns:
         (scalar, metrics as detached scalars, and ``latent_steps``: each step's loss, (batch, time), nats, detached;
@@ -655,12 +677,13 @@ def dynamics_loss(
         end = masked_mean(end_cross_entropy(prediction.end_logit, ends), valid, weights)
         loss = loss + config.end_weight * end
         metrics["end"] = end.detach()
-    # Some of the windows are enough for a number that is only looked at, but one alone may hold no step that counts.
-    some = slice(0, max(8, len(targets) // 8))
-    with torch.no_grad():
-        few = Prediction(*(tensor[some] for tensor in prediction))
-        hits = world_model.dynamics.latent_logits(few, targets[some]).argmax(dim=2) == targets[some]
-    metrics["accuracy"] = masked_mean(hits.float().mean(dim=(2, 3)), next_valid[some])
+    if accuracy:
+        # Some of the windows are enough for a number that is only looked at, but one alone may hold no step that counts.
+        some = slice(0, max(8, len(targets) // 8))
+        with torch.no_grad():
+            few = Prediction(*(tensor[some] for tensor in prediction))
+            hits = world_model.dynamics.latent_logits(few, targets[some]).argmax(dim=2) == targets[some]
+        metrics["accuracy"] = masked_mean(hits.float().mean(dim=(2, 3)), next_valid[some])
     return loss, metrics
 
 
@@ -801,8 +824,12 @@ class _Tracker:
         self._from = updates - max(1, updates // 10)
         self._kept: list[dict[str, Tensor]] = []
 
+    def keeps(self, update: int) -> bool:
+        """Whether that update's metrics will be looked at."""
+        return update >= self._from
+
     def add(self, update: int, metrics: dict[str, Tensor]) -> None:
-        if update >= self._from:
+        if self.keeps(update):
             self._kept.append(metrics)
 
     def report(self, prefix: str) -> Report:

@@ -36,8 +36,9 @@ def orthogonalize(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
     x = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     x = x.to(dtype)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = torch.bmm(x, x.mT)
+        # a x + (b gram + c gram^2) x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     x = x.to(matrices.dtype)
     return x.mT if matrices.shape[-2] > matrices.shape[-1] else x
 

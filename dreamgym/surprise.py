@@ -28,17 +28,30 @@ class SurpriseWindows:
             at most. Then a game shows a score or sets its scene up anew: rarely foretold, and no matter for what is
             done next. So does its rarity.
         rare_share: share of the windows that are drawn by their records' rarity instead (:meth:`rate`).
+        even_share: share of them that is drawn evenly instead. A defensive mixture (Hesterberg 1995): no window's weight
+            exceeds 1 / ``even_share``, however seldom the others draw it.
     """
 
-    def __init__(self, limit: float, power: float = 1.0, settling: int = 0, rare_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        limit: float,
+        power: float = 1.0,
+        settling: int = 0,
+        rare_share: float = 0.0,
+        even_share: float = 0.0,
+    ) -> None:
         """Begin with no loss known."""
         if not limit >= 1 or not power > 0:
             raise InvalidInputError(f"limit, power: expected at least 1 and more than 0, got {limit!r} and {power!r}.")
-        if not 0 <= rare_share <= 1:
-            raise InvalidInputError(f"rare_share: expected 0 to 1, got {rare_share!r}.")
+        if min(rare_share, even_share) < 0 or rare_share + even_share > 1:
+            raise InvalidInputError(
+                "rare_share, even_share: expected at least 0 each and at most 1 together, "
+                f"got {rare_share!r} and {even_share!r}."
+            )
         if not 0 <= settling <= LONGEST_ELAPSED:
             raise InvalidInputError(f"settling: expected 0 to {LONGEST_ELAPSED}, got {settling!r}.")
-        self._limit, self._power, self._settling, self._rare_share = limit, power, settling, rare_share
+        self._limit, self._power, self._settling = limit, power, settling
+        self._rare_share, self._even_share = rare_share, even_share
         self._losses: Losses = np.zeros(0, np.float32)
         self._settles: Flags = np.zeros(0, np.bool_)
         self._rarity: npt.NDArray[np.float64] | None = None
@@ -139,12 +152,12 @@ class SurpriseWindows:
         if len(replay) < length:
             raise ReplayError(f"expected a replay buffer of at least {length} records, it has {len(replay)}.")
         losses = self._losses.astype(np.float64) ** self._power
-        weights = self._window_weights(losses, length, shown)
+        weights = (1 - self._rare_share - self._even_share) * self._window_weights(losses, length, shown)
+        weights += self._even_share
         if self._rare_share:
             if self._rarity is None:
                 raise InvalidInputError("rare_share: the records are not rated; call rate() after follow().")
-            rare = self._window_weights(self._rarity, length, shown)
-            weights = (1 - self._rare_share) * weights + self._rare_share * rare
+            weights += self._rare_share * self._window_weights(self._rarity, length, shown)
         ends = np.cumsum(weights)
         starts = np.searchsorted(ends, rng.random(batch_size) * ends[-1], side="right")
         starts = np.minimum(starts, len(weights) - 1)

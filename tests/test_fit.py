@@ -320,8 +320,8 @@ def test_windows_of_a_fit_by_surprise_are_drawn_by_the_losses_it_had(monkeypatch
     seen = {}
     original = dreamgym.fit.dynamics_loss
 
-    def spy(*args):
-        loss, metrics = original(*args)
+    def spy(*args, **options):
+        loss, metrics = original(*args, **options)
         seen.update(windows=args[2], steps=metrics["latent_steps"])
         return loss, metrics
 
@@ -347,7 +347,7 @@ def test_surprise_at_new_experience_is_measured_before_it_is_fitted_to(monkeypat
     monkeypatch.setattr(
         fitter,
         "_dynamics_update",
-        lambda *args: known.append(fitter.state_dict()["losses"][80:].clone()) or update(*args),
+        lambda *args, **options: known.append(fitter.state_dict()["losses"][80:].clone()) or update(*args, **options),
     )
     report = fit(fitter, replay, 0, 2)
     assert report["dynamics/surprise"] == pytest.approx(known[0].mean().item())
@@ -405,7 +405,9 @@ def test_the_critic_is_fitted_to_moments_that_the_dynamics_were_not_fitted_to(mo
         return judge(prediction, uniforms, latents)
 
     monkeypatch.setattr(fitter.world_model.dynamics, "critic_loss", spy)
-    monkeypatch.setattr(fitter, "_dynamics_update", lambda *args: order.append("dynamics") or update(*args))
+    monkeypatch.setattr(
+        fitter, "_dynamics_update", lambda *args, **options: order.append("dynamics") or update(*args, **options)
+    )
 
     def fit_once(codec_updates, updates):
         if codec_updates:
@@ -490,7 +492,7 @@ def test_the_papers_way_fits_codec_and_dynamics_alternately():
     calls = []
     codec_update, dynamics_update = fitter._codec_update, fitter._dynamics_update
     fitter._codec_update = lambda *args, **settings: calls.append("c") or codec_update(*args, **settings)
-    fitter._dynamics_update = lambda *args: calls.append("d") or dynamics_update(*args)
+    fitter._dynamics_update = lambda *args, **options: calls.append("d") or dynamics_update(*args, **options)
     report = fit(fitter, pong(), 3 + 4, 8)
     assert "".join(calls) == "ccc" + "cdd" * 4
     assert {"codec/reconstruction", "dynamics/latent"} <= set(report)
@@ -828,6 +830,24 @@ def test_a_share_of_the_windows_shows_every_kind_of_change_as_often():
         shown.append(np.mean([(draw().indices[:, 1:] == 200).any(axis=1).mean() for _ in range(300)]))
     # Two kinds come and go with every second step, two (there and back) come once.
     assert shown[0] == pytest.approx(6 / 294, abs=0.01) and shown[1] == pytest.approx(3 / 294 + 0.25, abs=0.03)
+
+
+def test_shares_of_more_than_all_windows_are_refused():
+    with pytest.raises(ConfigError, match="even_share: expected at least 0, and at most 1 together with rare_share"):
+        FitConfig(rare_share=0.6, even_share=0.6)
+
+
+def test_accuracy_is_measured_only_where_it_is_looked_at(monkeypatch):
+    asked, original = [], dreamgym.fit.dynamics_loss
+
+    def spy(*args, **options):
+        loss, metrics = original(*args, **options)
+        asked.append("accuracy" in metrics)
+        return loss, metrics
+
+    monkeypatch.setattr(dreamgym.fit, "dynamics_loss", spy)
+    report = fit(Fitter(world_model(), replace(SMALL, bf16=False)), pong(), 2, 20)
+    assert asked == [False] * 18 + [True] * 2 and 0 <= report["dynamics/accuracy"] <= 1
 
 
 def test_rare_windows_are_refused_where_latents_change_between_updates():

@@ -185,6 +185,22 @@ def test_a_share_of_the_windows_is_drawn_by_how_rare_they_are():
     assert np.allclose(even, 1 / 299, rtol=0.25)
 
 
+def test_a_share_of_the_windows_is_drawn_evenly_and_bounds_their_weights():
+    replay = records(300)
+    losses = np.ones(300)
+    losses[100:110] = 9.0
+    sampler = SurpriseWindows(20.0, even_share=0.25)
+    sampler.restore(losses.astype(np.float32), 0)
+    sampler.follow(replay)
+    drawn = sampler.draw(replay, 200_000, 2, np.random.default_rng(0))
+    counts = np.bincount(drawn.indices[:, 0], minlength=299) / 200_000
+    assert np.allclose(counts, 0.25 / 299 + 0.75 * losses[1:] / losses[1:].sum(), atol=1e-3)
+    assert drawn.weights.max() <= 1 / 0.25
+    alone = SurpriseWindows(20.0, even_share=1.0)
+    alone.follow(replay)
+    assert (alone.draw(replay, 100, 2, np.random.default_rng(0)).weights == 1).all()
+
+
 def test_what_is_rare_about_a_score_counts_as_an_average_of_the_rest():
     replay = records(300, rewarded=[99])
     rarity = np.ones(300)
@@ -204,5 +220,6 @@ def test_rarity_that_was_not_said_or_is_of_other_records_is_refused():
         sampler.draw(replay, 1, 2, np.random.default_rng(0))
     with pytest.raises(InvalidInputError, match=r"rarity: expected \(10,\), got \(9,\)"):
         sampler.rate(np.ones(9))
-    with pytest.raises(InvalidInputError, match="rare_share: expected 0 to 1, got 2"):
-        SurpriseWindows(8.0, rare_share=2)
+    for shares in ({"rare_share": 2.0}, {"even_share": -0.1}, {"rare_share": 0.6, "even_share": 0.6}):
+        with pytest.raises(InvalidInputError, match="at least 0 each and at most 1 together, got"):
+            SurpriseWindows(8.0, **shares)

@@ -25,6 +25,9 @@ GROUPS = 4
 _REACH = 2
 """Cells to every side of a candidate that it is shown the codes of."""
 
+_PLANNED = 256
+"""Rows in which the products of a fit come: a matrix library plans and compiles each number of them anew."""
+
 _MOST = 48
 """Candidates of a latent that are fitted to, in the mean of a batch, besides the cells that change."""
 
@@ -166,7 +169,10 @@ class CandidateHead(nn.Module):
         """The candidates (count, 3), and their scores (count, codes) where ``latents`` is what is drawn."""
         cells = (turns >= 0).nonzero()
         seen = pad_maps(latents, _REACH, self.num_codes + 1), pad_maps(turns, _REACH, -1)
-        return cells, self._scores(self._own(prepared, cells, codebook), *seen, cells, codebook)
+        # Products of as many rows as before need not be planned anew.
+        filled = _filled(cells, _PLANNED) if len(cells) else cells
+        scores = self._scores(self._own(prepared, filled, codebook), *seen, filled, codebook)
+        return cells, scores[: len(cells)]
 
     def _own(self, prepared: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
         """What candidates (count, 3) int64 are shown of the features around: (count, hidden)."""
@@ -226,9 +232,9 @@ def _every_cell(turns: Tensor) -> list[Tensor]:
     ]
 
 
-def _filled(cells: Tensor) -> Tensor:
+def _filled(cells: Tensor, block: int = BLOCK) -> Tensor:
     """Cells and copies of the first of them, up to a whole number of blocks.
 
     In products of few rows the last bits of one depend on how many there are.
     """
-    return torch.cat([cells, cells[:1].expand(-len(cells) % BLOCK, -1)])
+    return torch.cat([cells, cells[:1].expand(-len(cells) % block, -1)])

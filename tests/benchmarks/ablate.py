@@ -122,7 +122,7 @@ ROWS = {
         but(
             codec={**_WIDE_CODES, "aligned": False},
             dynamics=_ONE_GRID,
-            fit={**_WINDOWS, **_UNSETTLED, "surprise_settling": 0, "rare_share": 0.0},
+            fit={**_WINDOWS, **_UNSETTLED, "surprise_settling": 0, "rare_share": 0.0, "even_share": 0.0},
         ),
     ),
     "codes8": Row("codes that see their own 8 px, 256 of them", but(codec=_PATCH_CODES, dynamics={"scale": 2})),
@@ -172,11 +172,15 @@ ROWS = {
         "windows drawn in proportion to their loss, not to its square",
         but(fit={"surprise_power": 1.0, "surprise_limit": 8.0}),
     ),
-    "no-rarity": Row("all windows drawn by their loss alone", but(fit={"rare_share": 0.0})),
-    "rarity-alone": Row("all windows drawn so that every kind of change comes as often", but(fit={"rare_share": 1.0})),
+    "no-rarity": Row("windows drawn by their loss that are drawn by rarity in the recipe", but(fit={"rare_share": 0.0})),
+    "no-even": Row("windows drawn by their loss that are drawn evenly in the recipe", but(fit={"even_share": 0.0})),
+    "loss-alone": Row("all windows drawn by their loss alone", but(fit={"rare_share": 0.0, "even_share": 0.0})),
+    "rarity-alone": Row(
+        "all windows drawn so that every kind of change comes as often", but(fit={"rare_share": 1.0, "even_share": 0.0})
+    ),
     "surprised-by-scores": Row("what follows a reward may surprise, too", but(fit={"surprise_settling": 0})),
     "uncorrected": Row("rewards and ends shifted by surprise, too", but(fit={"surprise_correction": 0.0})),
-    "corrected": Row("rewards and ends not shifted by surprise at all", but(fit={"surprise_correction": 1.0})),
+    "half-corrected": Row("rewards and ends shifted by surprise in part", but(fit={"surprise_correction": 0.7})),
     "long-windows": Row("five windows of 16 steps", but(fit={"sequence_length": 16, "dynamics_batch_size": 5})),
     "adamw": Row("AdamW for all weights", but(fit={"dynamics_optimizer": "adamw", **_ADAMW_RATES})),
     "batch128": Row("four times the batch, so fewer updates", but(fit={"dynamics_batch_size": 128})),
