@@ -63,7 +63,7 @@ class FitConfig:
         critic_learning_rate: of Adam, at the start of a round.
         dynamics_batch_size: windows in a dynamics or critic update.
         sequence_length: steps in a window, those included that some dynamics are only shown (``looks_back``).
-        dynamics_optimizer: "adamw", or "muon" for the weight matrices with AdamW for what is left.
+        dynamics_optimizer: "adamw", or "muon" for the weight matrices with AdamW for what is left and the reward head.
         dynamics_learning_rate: of AdamW, at the start of a round.
         reward_learning_rate: of the reward head.
         muon_learning_rate: of Muon, at the start of a round.
@@ -678,7 +678,7 @@ def dynamics_loss(
         loss = loss + config.end_weight * end
         metrics["end"] = end.detach()
     if accuracy:
-        # Some of the windows are enough for a number that is only looked at, but one alone may hold no step that counts.
+        # Some windows are enough for a number that is only looked at, but one alone may hold no step that counts.
         some = slice(0, max(8, len(targets) // 8))
         with torch.no_grad():
             few = Prediction(*(tensor[some] for tensor in prediction))
@@ -774,7 +774,7 @@ def _epochs(
 def _dynamics_groups(dynamics: nn.Module, config: FitConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Parameter groups of Muon and of AdamW; the critic has its own optimiser.
 
-    Weights of products decay, norms and biases do not; AdamW's share of the reward head has its own rate.
+    Weights of products decay, norms and biases do not; the reward head is always AdamW's, at its own rate.
     """
     muon: list[nn.Parameter] = []
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -783,10 +783,12 @@ def _dynamics_groups(dynamics: nn.Module, config: FitConfig) -> tuple[list[dict[
             continue
         for name, parameter in module.named_parameters(recurse=False):
             decays = name == "weight" and not isinstance(module, MapLayerNorm)
-            if config.dynamics_optimizer == "muon" and decays and is_matrix(parameter):
+            is_reward = module_name.startswith("reward_")
+            # Rewards are rare: steps of one size, whatever the gradient, would mostly follow those without.
+            if config.dynamics_optimizer == "muon" and decays and is_matrix(parameter) and not is_reward:
                 muon.append(parameter)
             else:
-                groups.setdefault((module_name.startswith("reward_head"), decays), []).append(parameter)
+                groups.setdefault((is_reward, decays), []).append(parameter)
     rest = [
         _group(
             parameters,

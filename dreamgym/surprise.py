@@ -28,8 +28,8 @@ class SurpriseWindows:
             at most. Then a game shows a score or sets its scene up anew: rarely foretold, and no matter for what is
             done next. So does its rarity.
         rare_share: share of the windows that are drawn by their records' rarity instead (:meth:`rate`).
-        even_share: share of them that is drawn evenly instead. A defensive mixture (Hesterberg 1995): no window's weight
-            exceeds 1 / ``even_share``, however seldom the others draw it.
+        even_share: share of them that is drawn evenly instead. A defensive mixture (Hesterberg 1995): no window's
+            weight exceeds 1 / ``even_share``, however seldom the others draw it.
     """
 
     def __init__(

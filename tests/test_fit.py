@@ -455,6 +455,18 @@ def test_no_optimiser_of_the_dynamics_moves_the_critic():
     assert rest == set.union(*optimised)
 
 
+def test_the_reward_head_is_left_to_adamw_at_its_own_rate():
+    model = world_model(stages=3, dynamics=replace(MULTISCALE, reward_channels=4))
+    config = replace(SMALL, dynamics_optimizer="muon", dynamics_learning_rate=1e-3, reward_learning_rate=2e-3)
+    fitter = Fitter(model, config)
+    rewards = {id(p) for name, p in model.dynamics.named_parameters() if name.startswith("reward_")}
+    at_its_rate = [
+        id(p) for g in fitter.dynamics_optimizer.param_groups if g["initial_lr"] == 2e-3 for p in g["params"]
+    ]
+    assert len(rewards) > 6 and set(at_its_rate) == rewards
+    assert not rewards & {id(p) for g in fitter.matrix_optimizer.param_groups for p in g["params"]}
+
+
 def test_epoch_windows_show_every_step_once():
     replay = pong()
     batches = dreamgym.fit._epochs(replay, 4, 12, np.random.default_rng(0))

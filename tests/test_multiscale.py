@@ -87,6 +87,22 @@ def test_in_training_some_latents_are_predicted_without_what_the_coarse_grid_fou
     assert 8 < like_told.sum() < 24 and torch.equal(like_alone, ~like_told)
 
 
+@torch.no_grad()
+def test_rewards_are_told_in_which_cell_a_thing_is_if_the_coarse_grid_does_not_know():
+    rewards = []
+    for channels in (0, 4):
+        dynamics = tiny("multiscale", reward_channels=channels)
+        for parameter in (*dynamics.down.parameters(), *dynamics.blocks.parameters()):
+            torch.nn.init.zeros_(parameter)
+        latents, actions = window(dynamics, 1, 1)
+        here, there = latents[:, 0].clone(), latents[:, 0].clone()
+        here[0, 0, 0], there[0, 0, 0] = 0, 1
+        state = dynamics.initial_state(1)
+        rewards.append([dynamics.step(shown, actions[:, 0], state)[0].reward_logits for shown in (here, there)])
+    (blind, as_blind), (told, otherwise) = rewards
+    assert torch.equal(blind, as_blind) and not torch.allclose(told, otherwise)
+
+
 @pytest.mark.parametrize("memory", [1, 3, 5])
 @torch.no_grad()
 def test_what_is_only_shown_is_remembered_as_if_it_had_been_predicted_from(memory):
@@ -125,6 +141,7 @@ def test_a_scale_that_does_not_divide_the_grid_is_refused(scale):
         {"least_chance": 1.0},
         {"coarse_dropout": 1.0},
         {"reward_hidden": 0},
+        {"reward_channels": -1},
     ],
     ids=str,
 )

@@ -44,6 +44,8 @@ class MultiscaleConfig:
         least_chance: no code is drawn whose chance, at temperature 1, is less than this share of the likeliest one's.
         redraws: times that a latent is drawn again, at most, which the critic rejects; 0 has no critic.
         critic_hidden: units of the critic's layers.
+        reward_channels: channels on the coarse grid in which the reward head alone is told of the fine one; 0 leaves it
+            what the coarse blocks know.
         reward_hidden: units of the reward head's linear layer.
         end_head: whether the end of the episode is predicted.
         coarse_dropout: share of the latents whose fine grid is not told what the coarse one found, in training: what
@@ -65,6 +67,7 @@ class MultiscaleConfig:
     least_chance: float = 0.0
     redraws: int = 0
     critic_hidden: int = 64
+    reward_channels: int = 0
     reward_hidden: int = 128
     end_head: bool = True
     coarse_dropout: float = 0.0
@@ -85,7 +88,7 @@ class MultiscaleConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
-        for name in ("fine_blocks", "blocks", "redraws"):
+        for name in ("fine_blocks", "blocks", "redraws", "reward_channels"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}.")
         if self.redraws and self.memory < 2:
@@ -150,8 +153,11 @@ class MultiscaleDynamics(nn.Module):
             fine, num_codes, depth, config.cell_hidden, config.least_change, config.least_chance
         )
         self.critic = Critic(self._height, self._width, depth, scale, config.critic_hidden) if config.redraws else None
+        # Where exactly a thing is decides on a reward, and matters little for the latents that the trunk is fitted by.
+        reward_channels = config.reward_channels
+        self.reward_down = nn.Conv2d(fine, reward_channels, scale, stride=scale) if reward_channels else None
         self.reward_dropout = nn.Dropout2d(config.reward_dropout)
-        self.reward_head = RewardHead(channels, *self._coarse, config.reward_hidden, 3)
+        self.reward_head = RewardHead(channels + reward_channels, *self._coarse, config.reward_hidden, 3)
         self.end_head = RewardHead(channels, *self._coarse, 64, 1, channels=8) if config.end_head else None
         nn.init.normal_(self.clock.weight, std=0.02)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -243,16 +249,18 @@ class MultiscaleDynamics(nn.Module):
         given = self.given(done) + self.clock(elapsed[:, :time].flatten())
         given = given[:, :, None, None].to(shown.dtype)
         fine = self.before(self.inputs(shown) + given[:, : config.fine])
+        told = [F.relu(self.reward_down(F.relu(fine)))] if self.reward_down is not None else []
         trunk = F.relu(self.blocks(self.down(F.relu(fine)) + self.position + given[:, config.fine :]))
         back = _spread(self.up(trunk), config.scale)
         if self.training and config.coarse_dropout:
-            told = torch.rand(len(back), 1, 1, 1, device=back.device) >= config.coarse_dropout
-            back = back * told.to(back.dtype)
+            kept = torch.rand(len(back), 1, 1, 1, device=back.device) >= config.coarse_dropout
+            back = back * kept.to(back.dtype)
         fine = F.relu(fine + back)
         latent = self.latent_head.prepare(fine, codes[..., -1]).float()
         if self.critic is not None:
             latent = torch.cat([codes[..., -2, None].permute(0, 3, 1, 2).float(), latent], dim=1)
-        heads = latent, self.reward_head(self.reward_dropout(trunk)).float(), self._end_logits(trunk).float()
+        reward = self.reward_head(self.reward_dropout(torch.cat([trunk, *told], dim=1)))
+        heads = latent, reward.float(), self._end_logits(trunk).float()
         prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
         if rewards is None:
             chances = torch.softmax(prediction.reward_logits.detach(), dim=-1)

@@ -155,6 +155,9 @@ ROWS = {
     ),
     "one-grid": Row("blocks on the coarse grid alone", but(dynamics=replace(_ONE_GRID, patch=4), fit=_WINDOWS)),
     "critic": Row("a critic rejects what would not come, up to seven times", but(dynamics={"redraws": 7}, fit=_CRITIC)),
+    "coarse-rewards": Row(
+        "the reward head is told what the coarse blocks know, and no more", but(dynamics={"reward_channels": 0})
+    ),
     "every-code": Row("also the least likely codes are drawn", but(dynamics={"least_chance": 0.0})),
     "short-clock": Row("a clock that stops after four steps", but(dynamics={"clock": 4})),
     "memory2": Row("two latents seen instead of four", but(dynamics={"memory": 2}, fit={"sequence_length": 3})),
@@ -172,14 +175,16 @@ ROWS = {
         "windows drawn in proportion to their loss, not to its square",
         but(fit={"surprise_power": 1.0, "surprise_limit": 8.0}),
     ),
-    "no-rarity": Row("windows drawn by their loss that are drawn by rarity in the recipe", but(fit={"rare_share": 0.0})),
+    "no-rarity": Row(
+        "windows drawn by their loss that are drawn by rarity in the recipe", but(fit={"rare_share": 0.0})
+    ),
     "no-even": Row("windows drawn by their loss that are drawn evenly in the recipe", but(fit={"even_share": 0.0})),
     "loss-alone": Row("all windows drawn by their loss alone", but(fit={"rare_share": 0.0, "even_share": 0.0})),
     "rarity-alone": Row(
         "all windows drawn so that every kind of change comes as often", but(fit={"rare_share": 1.0, "even_share": 0.0})
     ),
     "surprised-by-scores": Row("what follows a reward may surprise, too", but(fit={"surprise_settling": 0})),
-    "uncorrected": Row("rewards and ends shifted by surprise, too", but(fit={"surprise_correction": 0.0})),
+    "corrected": Row("rewards and ends not shifted by surprise at all", but(fit={"surprise_correction": 1.0})),
     "half-corrected": Row("rewards and ends shifted by surprise in part", but(fit={"surprise_correction": 0.7})),
     "long-windows": Row("five windows of 16 steps", but(fit={"sequence_length": 16, "dynamics_batch_size": 5})),
     "adamw": Row("AdamW for all weights", but(fit={"dynamics_optimizer": "adamw", **_ADAMW_RATES})),
