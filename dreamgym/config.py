@@ -337,6 +337,7 @@ def _laptop() -> RunConfig:
             blocks=1,
             cell_hidden=192,
             least_chance=0.05,
+            wraps=True,
             # A ball is worth a point in one column of cells and not in the next.
             reward_channels=32,
             coarse_dropout=0.5,

@@ -52,6 +52,23 @@ def test_a_candidate_sees_the_candidates_before_it_within_two_cells(grid):
 
 
 @torch.no_grad()
+def test_where_the_grid_wraps_a_candidate_sees_those_at_the_other_edge():
+    torch.manual_seed(0)
+    module = CandidateHead(CHANNELS, CODES, DEPTH, 16, 0.01, 0.0, wraps=True).eval()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    prepared, latents, codebook = seen(module, 1, (8, 6))
+    other = latents.clone()
+    other[0, 0, 0] = (latents[0, 0, 0] + 1) % CODES
+    scores = [module.logits(prepared, shown, codebook) for shown in (latents, other)]
+    differs = (scores[0] != scores[1]).any(dim=1)[0]
+    for i in range(8):
+        for j in range(6):
+            near = min(i, 8 - i) <= 2 and min(j, 6 - j) <= 2
+            assert bool(differs[i, j]) == (near and turn_of(i, j) > 0), (i, j)
+
+
+@torch.no_grad()
 def test_a_candidate_sees_the_cells_around_it_that_stay():
     module = head()
     prepared, current, codebook = seen(module, 1, (5, 5))

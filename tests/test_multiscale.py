@@ -87,6 +87,27 @@ def test_in_training_some_latents_are_predicted_without_what_the_coarse_grid_fou
     assert 8 < like_told.sum() < 24 and torch.equal(like_alone, ~like_told)
 
 
+@pytest.mark.parametrize("wraps", [True, False])
+@torch.no_grad()
+def test_what_crosses_an_edge_of_a_grid_that_wraps_comes_in_at_the_other(wraps):
+    dynamics = MultiscaleDynamics(tiny("multiscale", wraps=wraps).config, (CHANNELS, 8, 12), CODES, ACTIONS).eval()
+    dynamics.look_up(torch.randn(CODES, CHANNELS))
+    for parameter in dynamics.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    torch.nn.init.zeros_(dynamics.position)
+    # Both on the grid of the turns and on the coarse one.
+    moved = (2 * dynamics.config.scale, 4 * dynamics.config.scale)
+    latents, uniforms = torch.randint(0, CODES, (3, 8, 12)), torch.rand(3, 8, 12)
+    drawn = []
+    for by in ((0, 0), moved):
+        shown = latents.roll(by, (1, 2))
+        prediction, _ = dynamics.step(shown, torch.zeros(3, dtype=torch.int64), dynamics.initial_state(3))
+        latent = dynamics.draw_latent(prediction, uniforms.roll(by, (1, 2)))
+        assert (latent != shown).any()
+        drawn.append(latent.roll((-by[0], -by[1]), (1, 2)))
+    assert torch.equal(*drawn) == wraps
+
+
 @torch.no_grad()
 def test_rewards_are_told_in_which_cell_a_thing_is_if_the_coarse_grid_does_not_know():
     rewards = []

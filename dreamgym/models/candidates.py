@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamgym.models.joint import drop_unlikely
-from dreamgym.models.patches import BLOCK, pad_maps, places_around
+from dreamgym.models.patches import BLOCK, pad_maps, places_around, places_around_wrapped
 from dreamgym.streams import sample_categorical
 
 GROUPS = 4
@@ -44,6 +44,7 @@ class CandidateHead(nn.Module):
         threshold: float,
         least_chance: float,
         embedding: int = 16,
+        wraps: bool = False,
     ) -> None:
         """Build the head.
 
@@ -55,6 +56,7 @@ class CandidateHead(nn.Module):
             threshold: chance of a change from which a cell is a candidate.
             least_chance: see :func:`dreamgym.models.joint.drop_unlikely`.
             embedding: channels in which a cell is shown to the candidates around it.
+            wraps: whether cells at opposite edges are neighbours.
         """
         super().__init__()
         self.num_codes, self.threshold, self.least_chance = (
@@ -62,7 +64,8 @@ class CandidateHead(nn.Module):
             math.log(threshold / (1 - threshold)),
             least_chance,
         )
-        self.gate = nn.Conv2d(channels, 1, 3, padding=1)
+        self.wraps = wraps
+        self.gate = nn.Conv2d(channels, 1, 3, padding=1, padding_mode="circular" if wraps else "zeros")
         nn.init.constant_(self.gate.bias, -7.0)  # pyright: ignore[reportArgumentType]
         self.around = nn.Linear(9 * channels, hidden)
         self.current = nn.Linear(depth, hidden, bias=False)
@@ -147,8 +150,8 @@ class CandidateHead(nn.Module):
         gate, current = prepared[:, -2], prepared[:, -1].long()
         turns = self._turns_of(gate)
         parts = _every_cell(turns) if every or (every is None and turns.device.type != "cpu") else _candidates(turns)
-        latents, known = pad_maps(current, _REACH, self.num_codes + 1), pad_maps(turns, _REACH, -1)
-        inside = latents[:, _REACH:-_REACH, _REACH:-_REACH]
+        latents, known = self._edged(current, self.num_codes + 1), self._edged(turns, -1)
+        inside = latents if self.wraps else latents[:, _REACH:-_REACH, _REACH:-_REACH]
         # What a dream draws does not depend on how many cells of others are drawn with it.
         blocks = [_filled(cells) for cells in parts]
         owns = self._own(prepared, torch.cat(blocks), codebook).split([len(cells) for cells in blocks])
@@ -168,7 +171,7 @@ class CandidateHead(nn.Module):
     def _given(self, prepared: Tensor, turns: Tensor, latents: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
         """The candidates (count, 3), and their scores (count, codes) where ``latents`` is what is drawn."""
         cells = (turns >= 0).nonzero()
-        seen = pad_maps(latents, _REACH, self.num_codes + 1), pad_maps(turns, _REACH, -1)
+        seen = self._edged(latents, self.num_codes + 1), self._edged(turns, -1)
         # Products of as many rows as before need not be planned anew.
         filled = _filled(cells, _PLANNED) if len(cells) else cells
         scores = self._scores(self._own(prepared, filled, codebook), *seen, filled, codebook)
@@ -176,8 +179,10 @@ class CandidateHead(nn.Module):
 
     def _own(self, prepared: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
         """What candidates (count, 3) int64 are shown of the features around: (count, hidden)."""
-        features = F.pad(prepared[:, :-2].permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        places = places_around(cells, features.shape[1], features.shape[2], 1)
+        features = prepared[:, :-2].permute(0, 2, 3, 1)
+        if not self.wraps:
+            features = F.pad(features, (0, 0, 1, 1, 1, 1))
+        places = self._around(cells, features, 1)
         shown = (
             features.reshape(-1, features.shape[-1])
             .index_select(0, places.flatten())
@@ -188,12 +193,21 @@ class CandidateHead(nn.Module):
         table = self.current(codebook) + self.copied.weight
         return self.around(shown) + F.embedding(current, table)
 
+    def _edged(self, maps: Tensor, value: int) -> Tensor:
+        """A copy of (batch, height, width) in which cells are looked up, padded where it does not wrap."""
+        return maps.clone() if self.wraps else pad_maps(maps, _REACH, value)
+
+    def _around(self, cells: Tensor, maps: Tensor, reach: int) -> Tensor:
+        """Where the cells around some lie in flattened maps (batch, height, width, ...), padded unless they wrap."""
+        places = places_around_wrapped if self.wraps else places_around
+        return places(cells, maps.shape[1], maps.shape[2], reach)
+
     def _table(self, codebook: Tensor) -> Tensor:
         return torch.cat([self.codes(codebook), self.unknown.to(codebook.dtype)])
 
     def _scores(self, own: Tensor, latents: Tensor, turns: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
         """Scores (count, codes) of candidates, given padded latents and whose turn each cell is (-1: it stays)."""
-        places = places_around(cells, latents.shape[1], latents.shape[2], _REACH)
+        places = self._around(cells, latents, _REACH)
         around, when = latents.flatten()[places], turns.flatten()[places]
         mine = when[:, places.shape[1] // 2, None]
         around = torch.where(when < mine, around, self.num_codes)

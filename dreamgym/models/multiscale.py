@@ -38,6 +38,8 @@ class MultiscaleConfig:
         channels: on the coarse grid.
         blocks: residual blocks there.
         scale: side of the square of latent cells that is one cell of the coarse grid.
+        wraps: whether cells at opposite edges are neighbours: an aligned codec, whose grid begins inside the screen,
+            shows what crosses an edge of its grid at the other one.
         clock: largest number of steps since the last reward that is told from larger ones.
         cell_hidden: units of the layers that see one cell which may change.
         least_change: chance of a change from which a cell is looked at; all others keep their code.
@@ -61,6 +63,7 @@ class MultiscaleConfig:
     channels: int = 96
     blocks: int = 2
     scale: int = 4
+    wraps: bool = False
     clock: int = 32
     cell_hidden: int = 128
     least_change: float = 0.001
@@ -140,7 +143,8 @@ class MultiscaleDynamics(nn.Module):
         self._coarse = self._height // scale, self._width // scale
         self.register_buffer("codebook", torch.zeros(num_codes + 1, depth), persistent=False)
         self.embed = nn.Linear(depth, config.embedding)
-        self.inputs = nn.Conv2d(config.memory * config.embedding, fine, 3, padding=1)
+        self._padding = "circular" if config.wraps else "zeros"
+        self.inputs = nn.Conv2d(config.memory * config.embedding, fine, 3, padding=1, padding_mode=self._padding)
         # What was done and what time it is, for every cell alike.
         self.given = nn.Linear(config.memory * num_actions, fine + channels, bias=False)
         self.clock = nn.Embedding(config.clock + 1, fine + channels)
@@ -150,7 +154,7 @@ class MultiscaleDynamics(nn.Module):
         self.blocks = self._blocks(channels, config.blocks)
         self.up = nn.Conv2d(channels, fine * scale**2, 1)
         self.latent_head = CandidateHead(
-            fine, num_codes, depth, config.cell_hidden, config.least_change, config.least_chance
+            fine, num_codes, depth, config.cell_hidden, config.least_change, config.least_chance, wraps=config.wraps
         )
         self.critic = Critic(self._height, self._width, depth, scale, config.critic_hidden) if config.redraws else None
         # Where exactly a thing is decides on a reward, and matters little for the latents that the trunk is fitted by.
@@ -163,7 +167,7 @@ class MultiscaleDynamics(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _blocks(self, channels: int, count: int) -> nn.Sequential:
-        return nn.Sequential(*(ResidualBlock(channels, self.config.dropout) for _ in range(count)))
+        return nn.Sequential(*(ResidualBlock(channels, self.config.dropout, self._padding) for _ in range(count)))
 
     def look_up(self, codebook: Tensor) -> None:
         """Take the codec's codes (num_codes, depth), so that what looks alike is alike from the start."""

@@ -19,3 +19,11 @@ def places_around(cells: Tensor, height: int, width: int, reach: int) -> Tensor:
     side = torch.arange(2 * reach + 1, device=cells.device)
     offsets = (side[:, None] * width + side).flatten()
     return ((batch * height + row) * width + column)[:, None] + offsets
+
+
+def places_around_wrapped(cells: Tensor, height: int, width: int, reach: int) -> Tensor:
+    """The same in a flattened map without padding, whose opposite edges are neighbours."""
+    batch, row, column = cells.unbind(1)
+    side = torch.arange(-reach, reach + 1, device=cells.device)
+    rows, columns = (row[:, None] + side) % height, (column[:, None] + side) % width
+    return ((batch[:, None] * height + rows)[:, :, None] * width + columns[:, None]).flatten(1)

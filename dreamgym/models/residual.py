@@ -101,11 +101,11 @@ class ResidualBlock(nn.Module):
     In training, whole channels of what it adds are dropped (Tompson et al. 2015).
     """
 
-    def __init__(self, channels: int, dropout: float) -> None:
+    def __init__(self, channels: int, dropout: float, padding_mode: str = "zeros") -> None:
         """Build the block."""
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding_mode)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding_mode)
         # Without norms a deep sum starts tame if every term starts at zero (Zhang et al. 2019, Fixup).
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)  # pyright: ignore[reportArgumentType]
