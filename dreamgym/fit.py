@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dreamgym.changes import change_rarity
 from dreamgym.device import bf16_is_faster
-from dreamgym.errors import ConfigError, InvalidInputError
+from dreamgym.errors import CheckpointError, ConfigError, InvalidInputError
 from dreamgym.latents import LatentCache
 from dreamgym.models.dynamics import Prediction
 from dreamgym.models.layers import MapLayerNorm
@@ -156,7 +156,7 @@ class FitConfig:
                 "rare_share: expected 0 to 1, and 0 where codec and dynamics are fitted interleaved, "
                 f"got {self.rare_share}."
             )
-        if self.even_share < 0 or self.rare_share + self.even_share > 1:
+        if not (self.even_share >= 0 and self.rare_share + self.even_share <= 1):
             raise ConfigError(
                 "even_share: expected at least 0, and at most 1 together with rare_share, "
                 f"got {self.even_share} and {self.rare_share}."
@@ -278,13 +278,23 @@ class Fitter:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what :meth:`state_dict` gave."""
-        self.codec_optimizer.load_state_dict(state["codec_optimizer"])
-        self.dynamics_optimizer.load_state_dict(state["dynamics_optimizer"])
-        if self.matrix_optimizer:
-            self.matrix_optimizer.load_state_dict(state["matrix_optimizer"])
-        if self.critic_optimizer:
-            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        """Take what :meth:`state_dict` gave.
+
+        Raises:
+            CheckpointError: an earlier version gave it, which fitted other weights by other optimisers.
+        """
+        try:
+            self.codec_optimizer.load_state_dict(state["codec_optimizer"])
+            self.dynamics_optimizer.load_state_dict(state["dynamics_optimizer"])
+            if self.matrix_optimizer:
+                self.matrix_optimizer.load_state_dict(state["matrix_optimizer"])
+            if self.critic_optimizer:
+                self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        except ValueError as error:
+            raise CheckpointError(
+                f"The optimisers of this run are of another version of dreamgym ({error}). Go on with the version that "
+                "began it, or begin anew; its dream opens as before."
+            ) from error
         self._fitted_to = state.get("fitted_to", 0)
         self.codec_updates = state["codec_updates"]
         self.dynamics_updates = state.get("dynamics_updates", 0)

@@ -28,8 +28,8 @@ class SurpriseWindows:
             at most. Then a game shows a score or sets its scene up anew: rarely foretold, and no matter for what is
             done next. So does its rarity.
         rare_share: share of the windows that are drawn by their records' rarity instead (:meth:`rate`).
-        even_share: share of them that is drawn evenly instead. A defensive mixture (Hesterberg 1995): no window's
-            weight exceeds 1 / ``even_share``, however seldom the others draw it.
+        even_share: share of the windows that is drawn evenly instead. A defensive mixture (Hesterberg 1995): none is
+            drawn so seldom that its weight would exceed 1 / ``even_share``.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SurpriseWindows:
         """Begin with no loss known."""
         if not limit >= 1 or not power > 0:
             raise InvalidInputError(f"limit, power: expected at least 1 and more than 0, got {limit!r} and {power!r}.")
-        if min(rare_share, even_share) < 0 or rare_share + even_share > 1:
+        if not (rare_share >= 0 and even_share >= 0 and rare_share + even_share <= 1):
             raise InvalidInputError(
                 "rare_share, even_share: expected at least 0 each and at most 1 together, "
                 f"got {rare_share!r} and {even_share!r}."

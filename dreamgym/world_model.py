@@ -54,6 +54,9 @@ class WorldModelConfig:
         """Check the ranges."""
         if self.num_actions < 1:
             raise ConfigError(f"num_actions: expected at least 1, got {self.num_actions}.")
+        if getattr(self.dynamics, "wraps", False) and not self.codec.aligned:
+            # The edges of the screen are no neighbours.
+            raise ConfigError("dynamics.wraps: expected False where the codec is not aligned; set codec.aligned=True.")
 
 
 class WorldModel(nn.Module):

@@ -44,6 +44,8 @@ SETTINGS = {
         {"memory": 9},
         {"scale": 1},
         {"blocks": 0, "fine_blocks": 0},
+        {"reward_channels": 4},
+        {"wraps": True, "reward_channels": 4},
         {"fine_blocks": 2},
         {"end_head": False},
         {"clock": 4},

@@ -9,7 +9,7 @@ import torch
 
 import dreamgym.fit
 from dreamgym.collect import GameSession, collect_random
-from dreamgym.errors import ConfigError, InvalidInputError
+from dreamgym.errors import CheckpointError, ConfigError, InvalidInputError
 from dreamgym.evaluate import RandomPolicy
 from dreamgym.fit import FitConfig, Fitter, dynamics_loss, swap_codes
 from dreamgym.latents import LatentCache, encode_replay
@@ -467,6 +467,14 @@ def test_the_reward_head_is_left_to_adamw_at_its_own_rate():
     assert not rewards & {id(p) for g in fitter.matrix_optimizer.param_groups for p in g["params"]}
 
 
+def test_optimisers_of_another_version_are_refused_with_what_to_do():
+    fitter = Fitter(world_model(), SMALL)
+    state = fitter.state_dict()
+    state["dynamics_optimizer"]["param_groups"][0]["params"] = [0]
+    with pytest.raises(CheckpointError, match="optimisers of this run are of another version"):
+        fitter.load_state_dict(state)
+
+
 def test_epoch_windows_show_every_step_once():
     replay = pong()
     batches = dreamgym.fit._epochs(replay, 4, 12, np.random.default_rng(0))
@@ -847,6 +855,8 @@ def test_a_share_of_the_windows_shows_every_kind_of_change_as_often():
 def test_shares_of_more_than_all_windows_are_refused():
     with pytest.raises(ConfigError, match="even_share: expected at least 0, and at most 1 together with rare_share"):
         FitConfig(rare_share=0.6, even_share=0.6)
+    with pytest.raises(ConfigError, match="even_share: expected at least 0"):
+        FitConfig(even_share=float("nan"))
 
 
 def test_accuracy_is_measured_only_where_it_is_looked_at(monkeypatch):

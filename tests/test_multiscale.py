@@ -6,6 +6,7 @@ from test_feed_forward import ACTIONS, CHANNELS, CODES, HEIGHT, WIDTH, assert_al
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.multiscale import MultiscaleConfig, MultiscaleDynamics
+from dreamgym.world_model import WorldModelConfig
 
 
 def blank(**settings) -> MultiscaleDynamics:
@@ -87,6 +88,16 @@ def test_in_training_some_latents_are_predicted_without_what_the_coarse_grid_fou
     assert 8 < like_told.sum() < 24 and torch.equal(like_alone, ~like_told)
 
 
+def test_a_grid_with_an_odd_side_that_wraps_is_refused():
+    with pytest.raises(ConfigError, match="wraps: expected a latent of even height and width, got 5x4"):
+        MultiscaleDynamics(MultiscaleConfig(wraps=True, scale=1), (CHANNELS, 5, 4), CODES, ACTIONS)
+
+
+def test_only_the_grid_of_an_aligned_codec_wraps():
+    with pytest.raises(ConfigError, match="wraps: expected False where the codec is not aligned"):
+        WorldModelConfig(dynamics=MultiscaleConfig(wraps=True))
+
+
 @pytest.mark.parametrize("wraps", [True, False])
 @torch.no_grad()
 def test_what_crosses_an_edge_of_a_grid_that_wraps_comes_in_at_the_other(wraps):
@@ -117,7 +128,8 @@ def test_rewards_are_told_in_which_cell_a_thing_is_if_the_coarse_grid_does_not_k
             torch.nn.init.zeros_(parameter)
         latents, actions = window(dynamics, 1, 1)
         here, there = latents[:, 0].clone(), latents[:, 0].clone()
-        here[0, 0, 0], there[0, 0, 0] = 0, 1
+        # The same two codes in one square of the coarse grid, the other way round.
+        (here[0, 0, 0], here[0, 0, 1]), (there[0, 0, 0], there[0, 0, 1]) = (0, 1), (1, 0)
         state = dynamics.initial_state(1)
         rewards.append([dynamics.step(shown, actions[:, 0], state)[0].reward_logits for shown in (here, there)])
     (blind, as_blind), (told, otherwise) = rewards

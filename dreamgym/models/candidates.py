@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamgym.models.joint import drop_unlikely
+from dreamgym.models.layers import Conv3x3
 from dreamgym.models.patches import BLOCK, pad_maps, places_around, places_around_wrapped
 from dreamgym.streams import sample_categorical
 
@@ -65,7 +66,7 @@ class CandidateHead(nn.Module):
             least_chance,
         )
         self.wraps = wraps
-        self.gate = nn.Conv2d(channels, 1, 3, padding=1, padding_mode="circular" if wraps else "zeros")
+        self.gate = Conv3x3(channels, 1, wraps)
         nn.init.constant_(self.gate.bias, -7.0)  # pyright: ignore[reportArgumentType]
         self.around = nn.Linear(9 * channels, hidden)
         self.current = nn.Linear(depth, hidden, bias=False)
@@ -206,7 +207,7 @@ class CandidateHead(nn.Module):
         return torch.cat([self.codes(codebook), self.unknown.to(codebook.dtype)])
 
     def _scores(self, own: Tensor, latents: Tensor, turns: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
-        """Scores (count, codes) of candidates, given padded latents and whose turn each cell is (-1: it stays)."""
+        """Scores (count, codes) of candidates, given edged latents and whose turn each cell is (-1: it stays)."""
         places = self._around(cells, latents, _REACH)
         around, when = latents.flatten()[places], turns.flatten()[places]
         mine = when[:, places.shape[1] // 2, None]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamgym.models.patches import BLOCK, pad_maps, places_around
+from dreamgym.models.patches import BLOCK, pad_maps, places_around, wrap_maps
 
 _REACH = 2
 """Cells to every side of a changed one that are looked at."""
@@ -24,7 +24,9 @@ _SHARE = 0.2
 class Critic(nn.Module):
     """log p(z_{t+1}) / q(z_{t+1}), where p is the game and q the dynamics, from z_{t-1}, z_t and z_{t+1}."""
 
-    def __init__(self, height: int, width: int, depth: int, scale: int, hidden: int, embedding: int = 8) -> None:
+    def __init__(
+        self, height: int, width: int, depth: int, scale: int, hidden: int, embedding: int = 8, wraps: bool = False
+    ) -> None:
         """Build the network.
 
         Args:
@@ -34,8 +36,10 @@ class Critic(nn.Module):
             scale: side of the squares of cells that are told apart by their place.
             hidden: units of the layers that see one cell.
             embedding: channels in which a cell is shown.
+            wraps: whether cells at opposite edges are neighbours.
         """
         super().__init__()
+        self.wraps = wraps
         self._scale, self._squares = scale, (height // scale, width // scale)
         self.codes = nn.Linear(depth, embedding, bias=False)
         self.around = nn.Linear((2 * _REACH + 1) ** 2 * (3 * embedding + 1), hidden)
@@ -70,7 +74,10 @@ class Critic(nn.Module):
         table = F.pad(self.codes(codebook), (0, 0, 0, 1)).float()
         height, width = (size + 2 * _REACH for size in newest.shape[1:])
         around = places_around(cells, height, width, _REACH)
-        before, now, then = (pad_maps(z, _REACH, len(codebook)).flatten()[around] for z in (older, newest, drawn))
+        maps = [
+            wrap_maps(z, _REACH) if self.wraps else pad_maps(z, _REACH, len(codebook)) for z in (older, newest, drawn)
+        ]
+        before, now, then = (edged.flatten()[around] for edged in maps)
         shown = F.embedding(now, table)
         parts = (F.embedding(before, table) - shown, shown, F.embedding(then, table) - shown)
         seen = torch.cat([*parts, (now != then)[..., None].to(shown.dtype)], dim=-1).flatten(1)

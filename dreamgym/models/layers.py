@@ -5,6 +5,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution that keeps the map's size.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        wraps: whether cells at opposite edges are neighbours, instead of zeros lying beyond the edge.
+    """
+
+    def __init__(self, inputs: int, outputs: int, wraps: bool = False) -> None:
+        """Build the layer."""
+        super().__init__(inputs, outputs, 3, padding=1)
+        self.wraps = wraps
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, inputs, height, width) to (batch, outputs, height, width)."""
+        if not self.wraps:
+            return super().forward(input)
+        # F.pad(mode="circular") forgets the order of the memory.
+        input = torch.cat([input[:, :, -1:], input, input[:, :, :1]], dim=2)
+        input = torch.cat([input[..., -1:], input, input[..., :1]], dim=3)
+        return F.conv2d(input, self.weight, self.bias)
+
+
 class ResidualBlock(nn.Module):
     """Conv -> norm -> ReLU -> Conv 1x1 -> norm, plus the input (Robine et al. 2023, Fig. 4).
 

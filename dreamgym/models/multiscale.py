@@ -20,6 +20,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.models.candidates import CandidateHead
 from dreamgym.models.critic import Critic, critic_loss
 from dreamgym.models.dynamics import Prediction, RewardHead
+from dreamgym.models.layers import Conv3x3
 from dreamgym.models.losses import NO_REWARD, reward_classes
 from dreamgym.models.residual import REWARDED, ResidualBlock, one_by_one, steps_since
 from dreamgym.replay import LONGEST_ELAPSED
@@ -143,8 +144,10 @@ class MultiscaleDynamics(nn.Module):
         self._coarse = self._height // scale, self._width // scale
         self.register_buffer("codebook", torch.zeros(num_codes + 1, depth), persistent=False)
         self.embed = nn.Linear(depth, config.embedding)
-        self._padding = "circular" if config.wraps else "zeros"
-        self.inputs = nn.Conv2d(config.memory * config.embedding, fine, 3, padding=1, padding_mode=self._padding)
+        if config.wraps and (self._height % 2 or self._width % 2):
+            # Neighbours across the edge would be drawn at once.
+            raise ConfigError(f"wraps: expected a latent of even height and width, got {self._height}x{self._width}.")
+        self.inputs = Conv3x3(config.memory * config.embedding, fine, config.wraps)
         # What was done and what time it is, for every cell alike.
         self.given = nn.Linear(config.memory * num_actions, fine + channels, bias=False)
         self.clock = nn.Embedding(config.clock + 1, fine + channels)
@@ -156,7 +159,11 @@ class MultiscaleDynamics(nn.Module):
         self.latent_head = CandidateHead(
             fine, num_codes, depth, config.cell_hidden, config.least_change, config.least_chance, wraps=config.wraps
         )
-        self.critic = Critic(self._height, self._width, depth, scale, config.critic_hidden) if config.redraws else None
+        self.critic = (
+            Critic(self._height, self._width, depth, scale, config.critic_hidden, wraps=config.wraps)
+            if config.redraws
+            else None
+        )
         # Where exactly a thing is decides on a reward, and matters little for the latents that the trunk is fitted by.
         reward_channels = config.reward_channels
         self.reward_down = nn.Conv2d(fine, reward_channels, scale, stride=scale) if reward_channels else None
@@ -167,7 +174,7 @@ class MultiscaleDynamics(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _blocks(self, channels: int, count: int) -> nn.Sequential:
-        return nn.Sequential(*(ResidualBlock(channels, self.config.dropout, self._padding) for _ in range(count)))
+        return nn.Sequential(*(ResidualBlock(channels, self.config.dropout, self.config.wraps) for _ in range(count)))
 
     def look_up(self, codebook: Tensor) -> None:
         """Take the codec's codes (num_codes, depth), so that what looks alike is alike from the start."""

@@ -13,6 +13,12 @@ def pad_maps(maps: Tensor, reach: int, value: int) -> Tensor:
     return F.pad(maps, (reach,) * 4, value=value)
 
 
+def wrap_maps(maps: Tensor, reach: int) -> Tensor:
+    """(batch, height, width) with the ``reach`` cells of the opposite edge on every side."""
+    rows, columns = (torch.arange(-reach, size + reach, device=maps.device) % size for size in maps.shape[1:])
+    return maps.index_select(1, rows).index_select(2, columns)
+
+
 def places_around(cells: Tensor, height: int, width: int, reach: int) -> Tensor:
     """Where the cells around (count, 3) are in a flattened padded map: (count, (2 reach + 1)^2)."""
     batch, row, column = cells.unbind(1)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dreamgym.errors import ConfigError
 from dreamgym.models.dynamics import Prediction, RewardHead
 from dreamgym.models.joint import JointLatentHead, drop_unlikely
-from dreamgym.models.layers import one_hot_planes
+from dreamgym.models.layers import Conv3x3, one_hot_planes
 from dreamgym.models.losses import NO_REWARD, latent_cross_entropy, reward_classes
 from dreamgym.replay import LONGEST_ELAPSED
 from dreamgym.streams import sample_categorical
@@ -101,11 +101,11 @@ class ResidualBlock(nn.Module):
     In training, whole channels of what it adds are dropped (Tompson et al. 2015).
     """
 
-    def __init__(self, channels: int, dropout: float, padding_mode: str = "zeros") -> None:
+    def __init__(self, channels: int, dropout: float, wraps: bool = False) -> None:
         """Build the block."""
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding_mode)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding_mode)
+        self.first = Conv3x3(channels, channels, wraps)
+        self.second = Conv3x3(channels, channels, wraps)
         # Without norms a deep sum starts tame if every term starts at zero (Zhang et al. 2019, Fixup).
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)  # pyright: ignore[reportArgumentType]

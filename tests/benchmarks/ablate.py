@@ -106,6 +106,7 @@ _PATCH_CODES = {"stages": 3, "quantizer": QuantizerConfig(num_codes=256, dead_be
 _PUBLISHED = replace(VQVAEConfig.published(), width=16, **_FRAME)
 _ONE_GRID = ResidualConfig(clock=32, joint=64, least_chance=0.05, dropout=0.0)
 _NARROW = {"fine": 24, "cell_hidden": 128, "embedding": 8}
+_EDGES = {"wraps": False}
 _WINDOWS = {"dynamics_batch_size": 8, "sequence_length": 16}
 _CRITIC = {"critic_share": 0.5}
 _UNSETTLED = {"settled_updates": 0, "unquantized_updates": 100, "codec_batch_size": 64}
@@ -126,7 +127,7 @@ ROWS = {
         ),
     ),
     "codes8": Row("codes that see their own 8 px, 256 of them", but(codec=_PATCH_CODES, dynamics={"scale": 2})),
-    "edge-grid": Row("the grid of cells where the screen's edge is", but(codec={"aligned": False})),
+    "edge-grid": Row("the grid of cells where the screen's edge is", but(codec={"aligned": False}, dynamics=_EDGES)),
     "unsettled": Row("codes follow moving averages of what the encoder makes of cells", but(fit=_UNSETTLED)),
     "codes64": Row(
         "a quarter as many codes", but(codec={"quantizer": QuantizerConfig(num_codes=64, dead_below=0.002)})
@@ -141,7 +142,7 @@ ROWS = {
         but(
             codec=_PUBLISHED,
             fit={**_UNSETTLED, "unquantized_updates": 0},
-            dynamics={"scale": 1},
+            dynamics={"scale": 1, **_EDGES},
             dream={"latent_stack": 1},
         ),
     ),
@@ -155,6 +156,7 @@ ROWS = {
     ),
     "one-grid": Row("blocks on the coarse grid alone", but(dynamics=replace(_ONE_GRID, patch=4), fit=_WINDOWS)),
     "critic": Row("a critic rejects what would not come, up to seven times", but(dynamics={"redraws": 7}, fit=_CRITIC)),
+    "edges-apart": Row("no way round from one edge of the grid to the other", but(dynamics=_EDGES)),
     "coarse-rewards": Row(
         "the reward head is told what the coarse blocks know, and no more", but(dynamics={"reward_channels": 0})
     ),
@@ -194,7 +196,7 @@ ROWS = {
     "dropout": Row("a tenth of each block's channels dropped in training", but(dynamics={"dropout": 0.1})),
     "moved": Row(
         "frames moved up or down by up to 8 px, for codec and dynamics, the grid where the screen's edge is",
-        but(codec={"aligned": False}, fit={"shift": 8}),
+        but(codec={"aligned": False}, dynamics=_EDGES, fit={"shift": 8}),
     ),
     "self-fed": Row("the model's own draws as inputs after four true ones: the paper's", but(fit={"context_steps": 4})),
     "decay0": Row("no weight decay", but(fit={"weight_decay": 0.0})),
