@@ -137,8 +137,8 @@ def test_every_weight_has_one_optimiser_and_the_matrices_have_muon(kind):
     assert not muon & rest
     assert muon | rest == set(names.values())
     assert all(name.endswith("weight") for name in muon)
-    assert "reward_head.6.weight" in rest
-    assert "reward_head.4.weight" in muon and any(name.startswith("latent_head.") for name in muon)
+    assert "reward_head.4.weight" in rest and not any(name.startswith("reward_") for name in muon)
+    assert any(name.startswith("latent_head.") for name in muon)
     assert Fitter(model, replace(CONFIG, dynamics_optimizer="adamw")).matrix_optimizer is None
 
 

@@ -61,9 +61,9 @@ def test_the_dynamics_are_fitted_to_latents_of_moved_frames(monkeypatch):
     monkeypatch.setattr(fit, "draw_shifts", lambda *_, step: shifts)
     original = fit.dynamics_loss
 
-    def watched(model, replay, windows, latents, *rest):
+    def watched(model, replay, windows, latents, *rest, **options):
         seen.append((windows.indices, latents.clone()))
-        return original(model, replay, windows, latents, *rest)
+        return original(model, replay, windows, latents, *rest, **options)
 
     monkeypatch.setattr(fit, "dynamics_loss", watched)
     table = np.full((len(replay), *world_model.codec.latent_shape), 7, np.uint8)
