@@ -16,6 +16,9 @@ from dreamgym.errors import ConfigError
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Of the quintic iteration: its slope at zero is large, so singular values end near one, not at it."""
 
+_SMALL = 2_400_000
+"""Products of fewer multiplications take a CPU less time in float32: to prepare them in bfloat16 takes longer."""
+
 SMALLEST_SIDE = 9
 """Weights with fewer rows or columns, a head's last layer for one, are left to another optimiser."""
 
@@ -26,7 +29,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
     Args:
         matrices: (count, rows, columns).
         steps: of the iteration.
-        dtype: of its products; bfloat16 is precise enough for a step's direction.
+        dtype: of its products, but of small ones on a CPU; bfloat16 is precise enough for a step's direction.
 
     Returns:
         (count, rows, columns), of the dtype of ``matrices``: nearly U V^T where a matrix is U S V^T.
@@ -34,7 +37,8 @@ def orthogonalize(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
     a, b, c = _COEFFICIENTS
     wide = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
     x = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    x = x.to(dtype)
+    small = x.device.type == "cpu" and x.shape[-2] ** 2 * x.shape[-1] < _SMALL
+    x = x if small else x.to(dtype)
     for _ in range(steps):
         gram = torch.bmm(x, x.mT)
         # a x + (b gram + c gram^2) x

@@ -258,8 +258,9 @@ class MultiscaleDynamics(nn.Module):
         shown = F.embedding(codes, self.embed(self.codebook).float()).flatten(3).permute(0, 3, 1, 2)
         done = acted.unfold(1, config.memory, 1).transpose(2, 3).flatten(0, 1).flatten(1)
         given = self.given(done) + self.clock(elapsed[:, :time].flatten())
-        given = given[:, :, None, None].to(shown.dtype)
-        fine = self.before(self.inputs(shown) + given[:, : config.fine])
+        given = given[:, :, None, None]
+        fine = self.inputs(shown)
+        fine = self.before(fine + given[:, : config.fine].to(fine.dtype))
         told = [F.relu(self.reward_down(F.relu(fine)))] if self.reward_down is not None else []
         trunk = F.relu(self.blocks(self.down(F.relu(fine)) + self.position + given[:, config.fine :]))
         back = _spread(self.up(trunk), config.scale)
