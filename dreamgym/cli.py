@@ -123,7 +123,8 @@ def _run_train(arguments: Sequence[str]) -> None:
                 unless that is to be resumed.
             config: settings of the run.
             dynamics_kind: which dynamics; where it is not the preset's, the settings below are that kind's defaults.
-            resume: go on with the run in the folder after the last phase that it finished.
+            resume: go on with the run in the folder after the last phase that it finished; with more --rounds than it
+                was begun with also beyond its end.
             device: auto, cpu, cuda or cuda:<index>.
         """
         folder = out or _default_folder(config.game)

@@ -4,7 +4,7 @@ import json
 import logging
 import pickle
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,7 +68,7 @@ class RunFolder:
         """Open a new run, or one to go on with.
 
         Args:
-            config: the run's.
+            config: the run's; with more rounds than it was begun with a run goes on beyond its end.
             resume: go on with the run that is there.
 
         Returns:
@@ -82,12 +82,19 @@ class RunFolder:
                 raise ConfigError(
                     f"{self.path} holds a run already. Go on with it: add --resume. Start afresh: choose another --out."
                 )
-            different = _differences(self.config().to_json(), config.to_json())
+            begun = self.config()
+            longer = config.rounds > begun.rounds
+            expected = replace(begun, rounds=config.rounds) if longer else begun
+            different = _differences(expected.to_json(), config.to_json())
             if different:
                 listed = "\n".join(f"  - {line}" for line in different)
                 raise ConfigError(
-                    f"{self.path}: --resume with other settings than the run's (run's / asked):\n{listed}"
+                    f"{self.path}: --resume with other settings than the run's (run's / asked):\n{listed}\n"
+                    f"Leave them out, or choose another --out; only more rounds than {begun.rounds} may be asked for."
                 )
+            if longer:
+                _log.warning("%s: %d rounds instead of %d.", self.path, config.rounds, begun.rounds)
+                _write_json(self.config_file, config.to_json())
             return self.progress()
         remains = [file.name for file in (self.replay, self.log_file, self.progress_file) if file.exists()]
         if remains:

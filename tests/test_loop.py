@@ -454,7 +454,20 @@ def test_resuming_with_other_settings_is_refused_with_their_names(tmp_path):
     with pytest.raises(ConfigError) as caught:
         run(other, folder, resume=True)
     assert "seed: 0 / 4" in str(caught.value) and "dream.horizon: 5 / 9" in str(caught.value)
-    assert "rounds" not in str(caught.value)
+    assert "rounds:" not in str(caught.value)
+
+
+def test_a_run_can_be_given_more_rounds_and_ends_like_one_that_had_them_from_the_start(tmp_path):
+    longer = run(tiny(rounds=3), tmp_path / "longer")
+    folder = run(tiny(), tmp_path / "run")
+    assert run(tiny(rounds=3), folder, resume=True) == folder
+    found, expected = contents(folder, last=2), contents(longer, last=2)
+    # Its second round was the last when it was played, and so was measured in other games.
+    for name in ("files", "replay", "dream", "model", "policy"):
+        assert found[name] == expected[name], name
+    assert RunFolder(folder).config() == tiny(rounds=3)
+    with pytest.raises(ConfigError, match="rounds: 3 / 2"):
+        run(tiny(), folder, resume=True)
 
 
 def test_remains_of_a_run_without_its_configuration_are_refused(tmp_path):

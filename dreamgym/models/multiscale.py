@@ -254,8 +254,11 @@ class MultiscaleDynamics(nn.Module):
         seen, acted = self._take_in(features, actions, state)
         # (batch * time, height, width, memory): the newest codes of every cell.
         codes = seen.unfold(1, config.memory, 1).flatten(0, 1)
-        # In full precision: a table's gradient sums over very many cells.
-        shown = F.embedding(codes, self.embed(self.codebook).float()).flatten(3).permute(0, 3, 1, 2)
+        table = self.embed(self.codebook)
+        if torch.is_grad_enabled():
+            # In full precision: a table's gradient sums over very many cells.
+            table = table.float()
+        shown = F.embedding(codes, table).flatten(3).permute(0, 3, 1, 2)
         done = acted.unfold(1, config.memory, 1).transpose(2, 3).flatten(0, 1).flatten(1)
         given = self.given(done) + self.clock(elapsed[:, :time].flatten())
         given = given[:, :, None, None]
