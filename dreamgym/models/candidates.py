@@ -156,11 +156,12 @@ class CandidateHead(nn.Module):
         # What a dream draws does not depend on how many cells of others are drawn with it.
         blocks = [_filled(cells) for cells in parts]
         owns = self._own(prepared, torch.cat(blocks), codebook).split([len(cells) for cells in blocks])
+        table = self._table(codebook)
         for cells, filled, own in zip(parts, blocks, owns, strict=True):
             if len(cells) == 0:
                 continue
             where = tuple(cells.T)
-            scores = self._scores(own, latents, known, filled, codebook)[: len(cells)]
+            scores = self._scores(own, latents, known, filled, table, codebook)[: len(cells)]
             drawn = sample_categorical(drop_unlikely(scores, self.least_chance), uniforms[where], temperature)
             inside[where] = torch.where(turns[where] < 0, current[where], drawn)
         return inside.contiguous()
@@ -175,20 +176,18 @@ class CandidateHead(nn.Module):
         seen = self._edged(latents, self.num_codes + 1), self._edged(turns, -1)
         # Products of as many rows as before need not be planned anew.
         filled = _filled(cells, _PLANNED) if len(cells) else cells
-        scores = self._scores(self._own(prepared, filled, codebook), *seen, filled, codebook)
+        scores = self._scores(self._own(prepared, filled, codebook), *seen, filled, self._table(codebook), codebook)
         return cells, scores[: len(cells)]
 
     def _own(self, prepared: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
         """What candidates (count, 3) int64 are shown of the features around: (count, hidden)."""
-        features = prepared[:, :-2].permute(0, 2, 3, 1)
+        maps = prepared.permute(0, 2, 3, 1)
         if not self.wraps:
-            features = F.pad(features, (0, 0, 1, 1, 1, 1))
-        places = self._around(cells, features, 1)
-        shown = (
-            features.reshape(-1, features.shape[-1])
-            .index_select(0, places.flatten())
-            .view(len(cells), self.around.in_features)
-        )
+            maps = F.pad(maps, (0, 0, 1, 1, 1, 1))
+        places = self._around(cells, maps, 1)
+        # Of the rows that are looked up alone the features are taken: all of them would be copied for it.
+        rows = maps.reshape(-1, maps.shape[-1]).index_select(0, places.flatten())
+        shown = rows[:, :-2].reshape(len(cells), self.around.in_features)
         current = prepared[:, -1].long()[tuple(cells.T)]
         # Alike where codes look alike, and each with something of its own, so that it can be kept.
         table = self.current(codebook) + self.copied.weight
@@ -206,13 +205,15 @@ class CandidateHead(nn.Module):
     def _table(self, codebook: Tensor) -> Tensor:
         return torch.cat([self.codes(codebook), self.unknown.to(codebook.dtype)])
 
-    def _scores(self, own: Tensor, latents: Tensor, turns: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
+    def _scores(
+        self, own: Tensor, latents: Tensor, turns: Tensor, cells: Tensor, table: Tensor, codebook: Tensor
+    ) -> Tensor:
         """Scores (count, codes) of candidates, given edged latents and whose turn each cell is (-1: it stays)."""
         places = self._around(cells, latents, _REACH)
         around, when = latents.flatten()[places], turns.flatten()[places]
         mine = when[:, places.shape[1] // 2, None]
         around = torch.where(when < mine, around, self.num_codes)
-        hidden = own + self.neighbours(F.embedding(around, self._table(codebook)).flatten(1))
+        hidden = own + self.neighbours(F.embedding(around, table).flatten(1))
         hidden = hidden + self.mix(F.relu(hidden))
         hidden = F.relu(hidden)
         return (self.scores(hidden) + self.likeness(hidden) @ codebook.T).float()
