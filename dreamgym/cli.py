@@ -5,6 +5,7 @@ Importing it is quick: what needs torch is imported by the command that needs it
 
 import argparse
 import difflib
+import json as jsonlib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ import tyro
 
 from dreamgym import __version__
 from dreamgym.commands import compare, evaluate, export, play
-from dreamgym.errors import ConfigError, DreamgymError
+from dreamgym.errors import ConfigError, DreamgymError, InvalidInputError
 from dreamgym.info import info
 
 if TYPE_CHECKING:
@@ -138,8 +139,45 @@ def _run_train(arguments: Sequence[str]) -> None:
     _parse(train, arguments)
 
 
+def _run_plan(arguments: Sequence[str]) -> None:
+    from dreamgym.config import RunConfig
+    from dreamgym.device import resolve_device
+    from dreamgym.plan import plan as measure
+    from dreamgym.real import resolve_game
+    from dreamgym.world_model import DYNAMICS
+
+    default = _starting_config(arguments)
+
+    def plan(
+        config: Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands] = default,
+        dynamics_kind: Annotated[
+            str, tyro.conf.arg(name="dynamics.kind", metavar="|".join(kind.__name__ for kind in DYNAMICS))
+        ] = type(default.dynamics).__name__,
+        seconds: float = 20.0,
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+        device: str = "auto",
+    ) -> None:
+        """Say what a run would take on this machine: time, operations, memory and disk.
+
+        Takes the settings that ``train`` takes, and measures each kind of work on a short game and young networks.
+
+        Args:
+            config: settings of the run.
+            dynamics_kind: which dynamics; where it is not the preset's, the settings below are that kind's defaults.
+            seconds: for which to measure, about; building the networks comes on top.
+            json: print JSON, in seconds, operations and bytes.
+            device: auto, cpu, cuda or cuda:<index>.
+        """
+        if not seconds > 0:
+            raise InvalidInputError(f"seconds: expected more than 0, got {seconds}.")
+        found = measure(replace(config, game=resolve_game(config.game)), resolve_device(device), seconds)
+        print(jsonlib.dumps(found.as_dict()) if json else found.table())
+
+    _parse(plan, arguments)
+
+
 def _starting_config(arguments: Sequence[str]) -> "RunConfig":
-    """What the other options of ``train`` replace parts of: the resumed run's settings, or the preset's."""
+    """What the other options of ``train`` and ``plan`` replace parts of: a resumed run's settings, or the preset's."""
     from dreamgym.config import make_config
     from dreamgym.run_folder import RunFolder
 
@@ -191,6 +229,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "train": Command("collect, fit, train in the dream, evaluate: round by round, resumable", _run_train),
+    "plan": Command("what a run would take on this machine: time, operations, memory, disk", _run_plan),
     "evaluate": Command(
         "score in the real game, return in the dream, fidelity of the dream", partial(_parse, evaluate)
     ),

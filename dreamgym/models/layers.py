@@ -52,8 +52,9 @@ class _WrapAround(torch.autograd.Function):
         return padded
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         """The gradient of every cell and of its copies."""
+        (gradient,) = grad_outputs
         inside = gradient[:, :, 1:-1, 1:-1].clone(memory_format=torch.channels_last)
         for edge, opposite in ((0, -1), (-1, 0)):
             inside[..., edge] += gradient[:, :, 1:-1, opposite]

@@ -1,0 +1,386 @@
+"""What a run would take on this machine, measured before it begins: ``dreamgym plan``.
+
+Every phase of :mod:`dreamgym.loop` is a number of things that take equally long: real steps, updates, frames to encode,
+imagined steps. A few of each are done on a short random game and networks that have just begun to learn; how many a run
+does its configuration says.
+"""
+
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dreamgym.agent import make_agent, observation_kind
+from dreamgym.checkpoint import Dream, StartStates
+from dreamgym.collect import GameSession, collect_random
+from dreamgym.config import RunConfig, per_round
+from dreamgym.evaluate import RandomPolicy
+from dreamgym.fit import Fitter
+from dreamgym.hardware import describe_machine, matmul_rates
+from dreamgym.latents import encode_replay
+from dreamgym.real import make_game_env
+from dreamgym.real_env import make_real_env
+from dreamgym.replay import Replay
+from dreamgym.sb3 import make_sb3_env
+from dreamgym.simulator import DreamSimulator
+from dreamgym.world_model import WorldModel, WorldModelConfig
+
+_FEWEST = 1_000
+"""Real steps at least that everything else is measured on."""
+
+_CHUNK = 512
+"""Frames that are encoded at once."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one kind of work takes in all.
+
+    Attributes:
+        phase: of the loop: collect, fit, train or evaluate.
+        unit: what there is so many of, in words.
+        count: how many in the whole run.
+        seconds_each: wall time of one.
+        flop_each: floating-point operations of one's convolutions and matrix products.
+    """
+
+    phase: str
+    unit: str
+    count: int
+    seconds_each: float
+    flop_each: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all."""
+        return self.count * self.seconds_each
+
+    @property
+    def flop(self) -> float:
+        """Floating-point operations of all."""
+        return self.count * self.flop_each
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would take.
+
+    Attributes:
+        machine: what was measured on.
+        matmul_gflops: its rate of 2048^3 matrix products by type, GFLOP/s.
+        costs: kind by kind, in the order of the loop.
+        memory: most bytes that the process will hold.
+        disk: bytes of the finished run's folder.
+    """
+
+    machine: str
+    matmul_gflops: dict[str, float]
+    costs: tuple[Cost, ...]
+    memory: float
+    disk: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all phases."""
+        return sum(cost.seconds for cost in self.costs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the fields, and the sums of every phase."""
+        phases: dict[str, dict[str, float]] = {}
+        for cost in self.costs:
+            sums = phases.setdefault(cost.phase, {"seconds": 0.0, "flop": 0.0})
+            sums["seconds"] += cost.seconds
+            sums["flop"] += cost.flop
+        return {
+            "machine": self.machine,
+            "matmul_gflops": self.matmul_gflops,
+            "costs": [asdict(cost) | {"seconds": cost.seconds, "flop": cost.flop} for cost in self.costs],
+            "phases": phases,
+            "seconds": self.seconds,
+            "memory": self.memory,
+            "disk": self.disk,
+        }
+
+    def table(self) -> str:
+        """For people."""
+        lines = [
+            f"{self.machine}; matrix products "
+            + ", ".join(f"{rate:,.0f} GFLOP/s {name}" for name, rate in self.matmul_gflops.items()),
+            f"{'phase':<10}{'what':<28}{'how many':>12}{'a second':>12}{'minutes':>10}{'TFLOP':>12}",
+        ]
+        lines += [
+            f"{cost.phase:<10}{cost.unit:<28}{cost.count:>12,}{1 / cost.seconds_each:>12,.1f}{cost.seconds / 60:>10.1f}"
+            f"{cost.flop / 1e12:>12,.1f}"
+            for cost in self.costs
+            if cost.count
+        ]
+        total = sum(cost.flop for cost in self.costs)
+        lines.append(f"{'together':<62}{self.seconds / 60:>10.1f}{total / 1e12:>12,.1f}")
+        lines.append(f"memory {self.memory / 1e9:.1f} GB, disk {self.disk / 1e9:.2f} GB")
+        return "\n".join(lines)
+
+
+def plan(config: RunConfig, device: torch.device, seconds: float = 20.0) -> Plan:
+    """Measure this machine, and multiply.
+
+    Real episodes are counted as long as those of random play, which is all that is known of a game before it is played.
+
+    Args:
+        config: of the run.
+        device: where networks would compute.
+        seconds: for which to measure, about.
+
+    Returns:
+        What the run would take.
+    """
+    rates = matmul_rates(device)
+    probe = _Probe(config, device)
+    random_step = probe.collect(0.15 * seconds)
+    codec = probe.codec(0.1 * seconds)
+    encode = probe.encode(0.1 * seconds)
+    dynamics = probe.dynamics(0.35 * seconds)
+    imagined = probe.train(0.2 * seconds)
+    alone = probe.play(1, 0.05 * seconds)
+    together = probe.play(config.evaluate.num_envs, 0.05 * seconds)
+    counts = _counts(config)
+    length = probe.episode_length
+    dreamt = probe.dream_step()
+    costs = (
+        Cost("collect", "random real steps", config.collect.first_steps, *random_step),
+        Cost("collect", "real steps of the agent", counts["collected"], *alone),
+        Cost("fit", "updates of the codec", counts["codec"], *codec),
+        Cost("fit", "frames encoded", counts["encoded"], *encode),
+        Cost("fit", "updates of the dynamics", counts["dynamics"], *dynamics),
+        Cost("train", "imagined steps", counts["imagined"], *imagined),
+        Cost("evaluate", "real steps of the agent", round(counts["episodes"] * length), *together),
+        Cost("evaluate", "random real steps", round(config.evaluate.final_episodes * length), *random_step),
+        Cost("evaluate", "imagined steps", counts["measured"], *dreamt),
+    )
+    return Plan(describe_machine(device), rates, costs, probe.memory(), probe.disk())
+
+
+def _counts(config: RunConfig) -> dict[str, int]:
+    """How much of everything a run does."""
+    measure, rounds = config.evaluate, range(config.rounds)
+    real = [config.collect.first_steps + index * config.collect.steps for index in rounds]
+    updates = [per_round(config.codec_updates, index) for index in rounds]
+    # A codec that was fitted again makes all latents anew, one that was not only those of new frames.
+    encoded = [
+        real[index] if index == 0 or updates[index] else config.collect.steps
+        for index in rounds
+        if not config.fit.interleaved
+    ]
+    scored = [index for index in rounds if index == config.rounds - 1 or not (index + 1) % measure.every]
+    fidelity = measure.fidelity_starts * (config.dream.context + measure.fidelity_horizon)
+    # Before the first scored round there are no episodes to measure fidelity on.
+    judged = (config.rounds - scored[0]) if measure.record_episodes else 0
+    return {
+        "collected": (config.rounds - 1) * config.collect.steps,
+        "codec": sum(updates),
+        "encoded": sum(encoded),
+        "dynamics": sum(per_round(config.dynamics_updates, index) for index in rounds),
+        "imagined": sum(per_round(config.imagined_steps, index) for index in rounds),
+        "episodes": sum(measure.final_episodes if i == config.rounds - 1 else measure.episodes for i in scored),
+        "measured": len(scored) * measure.dream_episodes * config.dream.horizon + judged * fidelity,
+    }
+
+
+class _Probe:
+    """A short game, and networks that have just begun to learn from it."""
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.game: dict[str, Any] = {
+            "sticky_actions": config.game_options.sticky_actions,
+            "noop_max": config.game_options.noop_max,
+        }
+        env = make_game_env(config.game, stack=1, **config.codec.screen, **self.game)
+        count: int | None = getattr(env.action_space, "n", None)
+        shape: tuple[int, ...] = env.action_space.shape or ()
+        capacity = max(20_000, config.collect.first_steps)
+        frame = config.codec.frame
+        self.replay = Replay(capacity, frame) if count else Replay(capacity, frame, shape, np.float32)
+        self._session = GameSession(env, self.replay, lambda episode: episode)
+        self._policy = RandomPolicy(env.action_space, 0)
+        self._env = env
+        settings = WorldModelConfig(
+            game=config.game,
+            num_actions=math.prod(shape) if count is None else int(count),
+            continuous=count is None,
+            codec=config.codec,
+            dynamics=config.dynamics,
+            bf16=config.bf16,
+        )
+        self.model = WorldModel(settings, seed=0).to(device)
+        self._metadata: dict[str, Any] = {"game": config.game, "horizon": config.dream.horizon}
+        if count is None:
+            low, high = env.action_space.low, env.action_space.high  # pyright: ignore[reportAttributeAccessIssue]
+            self._metadata |= {"action_low": low.tolist(), "action_high": high.tolist()}
+        self._rng, self._generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+        # Seeding the codebook belongs to an update that is done once.
+        quantized = replace(config.fit, unquantized_updates=0, settled_updates=0)
+        self._fitter = Fitter(self.model, quantized)
+        self._dream: Dream | None = None
+        self._agent: Any = None
+
+    @property
+    def episode_length(self) -> float:
+        """Steps of an episode of random play; all that were seen where none has ended."""
+        ends = int(self.replay.ends_at(np.arange(len(self.replay))).sum())
+        return len(self.replay) / max(1, ends)
+
+    def collect(self, seconds: float) -> tuple[float, float]:
+        """A step of random play."""
+        least = max(_FEWEST, self.config.fit.sequence_length + 2, self.config.dream.context)
+        steps, started = 0, time.perf_counter()
+        while steps < least or (time.perf_counter() - started < seconds and steps < self.replay.capacity):
+            collect_random(self._session, 100, self._policy, progress=False)
+            steps += 100
+        each = (time.perf_counter() - started) / steps
+        self._env.close()
+        return each, 0.0
+
+    def codec(self, seconds: float) -> tuple[float, float]:
+        """An update of the codec."""
+        self._fitter.prepare_codec(self.replay)
+        return self._measure(
+            seconds,
+            lambda: self._fitter.fit_codec(self.replay, 3, self._rng, self._generator, progress=False),
+            3,
+        )
+
+    def encode(self, seconds: float) -> tuple[float, float]:
+        """A frame encoded."""
+        frames = self.replay.frames_at(np.arange(_CHUNK) % len(self.replay), self.model.frame_stack)
+        return self._measure(seconds, lambda: self.model.encode(frames, _CHUNK), _CHUNK)
+
+    def dynamics(self, seconds: float) -> tuple[float, float]:
+        """An update of the dynamics, after some: which cells may change is learned first, and costs."""
+        fitter, updates = self._fitter, 10
+        if self.config.fit.interleaved:
+
+            def act() -> Any:
+                return fitter.fit(self.replay, 0, updates, self._rng, self._generator, progress=False)
+
+        else:
+            latents = encode_replay(self.model, self.replay)
+
+            def act() -> Any:
+                return fitter.fit_dynamics(self.replay, latents, updates, self._rng, self._generator, progress=False)
+
+        return self._measure(seconds, act, updates, learning=0.5)
+
+    def train(self, seconds: float) -> tuple[float, float]:
+        """An imagined step of the agent, its updates included."""
+        config = self.config
+        env = make_sb3_env(
+            self._opened(),
+            config.dream.num_envs,
+            device=str(self.device),
+            observation=observation_kind(config.algo),
+            horizon=config.dream.horizon,
+            reward=config.dream.reward,
+            temperature=config.dream.temperature,
+            seed=0,
+        )
+        self._agent = agent = make_agent(config, env, 0, str(self.device))
+        steps = config.ppo.n_steps * config.dream.num_envs
+        # Algorithms that begin with random actions learn from then on.
+        begin = getattr(agent, "learning_starts", 0)
+        if begin:
+            agent.learn(begin + 1, reset_num_timesteps=False)
+        return self._measure(seconds, lambda: agent.learn(steps, reset_num_timesteps=False), steps)
+
+    def play(self, envs: int, seconds: float) -> tuple[float, float]:
+        """A step of the agent in the real game, so many of them side by side."""
+        config = self.config
+        real = make_real_env(
+            self._opened(), envs, device=str(self.device), observation=observation_kind(config.algo), **self.game
+        )
+        observation, _ = real.reset(seed=0)
+
+        def act() -> None:
+            nonlocal observation
+            actions, _ = self._agent.predict(observation)
+            observation = real.step(actions)[0]
+
+        try:
+            return self._measure(seconds, act, envs)
+        finally:
+            real.close()
+
+    def dream_step(self) -> tuple[float, float]:
+        """An imagined step, of as many as fidelity is measured on at once."""
+        starts = self._opened().starts
+        count = self.config.dream.num_envs
+        simulator = DreamSimulator(self.model, starts, num_envs=count, horizon=None, seed=0)
+        simulator.reset()
+        shape = (count, self.model.num_actions) if self.model.config.continuous else (count,)
+        kind = torch.float32 if self.model.config.continuous else torch.int64
+        actions = torch.zeros(shape, dtype=kind, device=self.device)
+        return self._measure(0.5, lambda: simulator.step(actions), count)
+
+    def memory(self) -> float:
+        """Bytes: the most held so far, and what a full replay and its latents will take instead of this one."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        latent = math.prod(self.model.codec.latent_shape)
+        more = self.config.interactions - self.replay.capacity
+        return peak + max(0, more) * math.prod(self.config.codec.frame) + self.config.interactions * latent
+
+    def disk(self) -> float:
+        """Bytes of a finished run: experience as it is packed, and the weights of the last two rounds."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder)
+            self.replay.save(path)
+            packed = sum(file.stat().st_size for file in path.iterdir()) / len(self.replay)
+            state = {"world_model": self.model.state_dict(), "fitter": self._fitter.state_dict()}
+            torch.save(state, path / "model.pt")
+            torch.save(self._agent.get_parameters(), path / "policy.pt")
+            weights = sum((path / name).stat().st_size for name in ("model.pt", "policy.pt"))
+        held_out = (
+            self.config.evaluate.final_episodes * self.episode_length if self.config.evaluate.record_episodes else 0
+        )
+        # The dream and the agent's zip are once more what the checkpoints hold.
+        return packed * (self.config.interactions + held_out) + 3 * weights
+
+    def _opened(self) -> Dream:
+        """A dream of what was learned so far."""
+        if self._dream is None:
+            windows = self.replay.sample_starts(256, self.config.dream.context, self._rng)
+            latents = torch.as_tensor(encode_replay(self.model, self.replay))[torch.as_tensor(windows.indices)]
+            actions, mask = torch.as_tensor(self.replay.actions_at(windows.indices)), torch.as_tensor(windows.mask)
+            elapsed = torch.as_tensor(self.replay.elapsed_at(windows.indices[:, 0]))
+            starts = StartStates(latents, actions, mask, elapsed)
+            self._dream = Dream(self.model, starts, self.config.dream.latent_stack, self._metadata)
+        return self._dream
+
+    def _measure(
+        self, seconds: float, act: Callable[[], Any], items: int, *, learning: float = 0.0
+    ) -> tuple[float, float]:
+        """Seconds and operations of one of a call's ``items``; ``learning`` is the share of the time not counted."""
+        with FlopCounterMode(display=False) as counter:
+            act()
+        self._wait()
+        started = time.perf_counter()
+        while time.perf_counter() - started < learning * seconds:
+            act()
+            self._wait()
+        calls, begun = 0, time.perf_counter()
+        while calls == 0 or time.perf_counter() - started < seconds:
+            act()
+            self._wait()
+            calls += 1
+        return (time.perf_counter() - begun) / (calls * items), counter.get_total_flops() / items
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
