@@ -327,6 +327,7 @@ def _laptop() -> RunConfig:
             stages=2,
             stage_kernel=2,
             pictures=True,
+            sprites=True,
             # Where the screen's edge is, many codes show a paddle and a ball together.
             aligned=True,
             quantizer=QuantizerConfig(num_codes=256, dead_below=0.002),
@@ -338,6 +339,8 @@ def _laptop() -> RunConfig:
             cell_hidden=192,
             least_chance=0.05,
             wraps=True,
+            # At a place inside a cell and a speed that were hardly seen a ball was lost one time in ten.
+            motion=True,
             # A ball is worth a point in one column of cells and not in the next.
             reward_channels=32,
             coarse_dropout=0.5,

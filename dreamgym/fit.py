@@ -246,6 +246,10 @@ class Fitter:
                 f"only shown, got {config.sequence_length}."
             )
         cell = world_model.config.codec.cell
+        if config.interleaved and world_model.config.codec.sprites:
+            raise ConfigError(
+                "interleaved: expected False where codes have sprites, which are measured between two fits."
+            )
         if config.shift and world_model.config.codec.aligned:
             # Latents moved by whole cells would bring what was rolled round the screen's edge into the picture.
             raise ConfigError("shift: expected 0 where the codec is aligned; set codec.aligned=False to move frames.")
@@ -371,6 +375,8 @@ class Fitter:
                 self.world_model.codec.settle(self._every_kind_of_frame(replay), generator)
             tracker.add(update, self._codec_update(replay, rng, generator, settled=update >= free))
         self.world_model.codec.requires_grad_(True)
+        if self.world_model.config.codec.sprites:
+            self.world_model.codec.learn_sprites(self._every_kind_of_frame(replay))
         self._surprise.forget()
         self._fitted_to = 0
         return tracker.report("codec/")

@@ -57,6 +57,8 @@ class WorldModelConfig:
         if getattr(self.dynamics, "wraps", False) and not self.codec.aligned:
             # The edges of the screen are no neighbours.
             raise ConfigError("dynamics.wraps: expected False where the codec is not aligned; set codec.aligned=True.")
+        if getattr(self.dynamics, "motion", False) and not self.codec.sprites:
+            raise ConfigError("dynamics.motion: expected False where codes have no sprites; set codec.sprites=True.")
 
 
 class WorldModel(nn.Module):
@@ -130,7 +132,7 @@ class WorldModel(nn.Module):
         """Latents (batch, height, width) as the dynamics take them: themselves, or their features, as of ``embed``."""
         if not self.dynamics.takes_codes:
             return self.codec.embed(latents)
-        self.dynamics.look_up(self.codec.quantizer.codes)
+        self.dynamics.look_up(self.codec.quantizer.codes, self.codec.sprites, self.codec.rest)
         return latents
 
     def decode(self, latents: Tensor, chunk: int = 256) -> Tensor:

@@ -120,8 +120,8 @@ def test_scores_are_the_same_to_the_bit_however_many_cells_others_draw(count, mo
     scored: list[torch.Tensor] = []
     original = CandidateHead._scores
 
-    def watched(self, own, latents, turns, cells, table, codebook):
-        scores = original(self, own, latents, turns, cells, table, codebook)
+    def watched(self, own, latents, turns, cells, *others):
+        scores = original(self, own, latents, turns, cells, *others)
         scored.append(scores[cells[:, 0] == 0])
         return scores
 

@@ -46,6 +46,7 @@ class CandidateHead(nn.Module):
         least_chance: float,
         embedding: int = 16,
         wraps: bool = False,
+        motion: bool = False,
     ) -> None:
         """Build the head.
 
@@ -58,6 +59,7 @@ class CandidateHead(nn.Module):
             least_chance: see :func:`dreamgym.models.joint.drop_unlikely`.
             embedding: channels in which a cell is shown to the candidates around it.
             wraps: whether cells at opposite edges are neighbours.
+            motion: whether it is told the latent that would come if what moves went on.
         """
         super().__init__()
         self.num_codes, self.threshold, self.least_chance = (
@@ -68,6 +70,13 @@ class CandidateHead(nn.Module):
         self.wraps = wraps
         self.gate = Conv3x3(channels, 1, wraps)
         nn.init.constant_(self.gate.bias, -7.0)  # pyright: ignore[reportArgumentType]
+        self.motion = motion
+        if motion:
+            # What went on so far goes on: from there it learns where not.
+            self.gate_onward, self.onward = Conv3x3(channels, 1, wraps), nn.Linear(depth, hidden, bias=False)
+            self.go_on = nn.Linear(hidden, 1)
+            nn.init.constant_(self.gate_onward.bias, 3.0)  # pyright: ignore[reportArgumentType]
+            nn.init.constant_(self.go_on.bias, 2.0)
         self.around = nn.Linear(9 * channels, hidden)
         self.current = nn.Linear(depth, hidden, bias=False)
         self.copied = nn.Embedding(num_codes, hidden)
@@ -80,12 +89,22 @@ class CandidateHead(nn.Module):
         nn.init.zeros_(self.likeness.weight)
         nn.init.zeros_(self.copied.weight)
 
-    def prepare(self, features: Tensor, latents: Tensor) -> Tensor:
-        """What a prediction holds: features, the gate's log-odds of a change, and the current codes.
+    def prepare(self, features: Tensor, latents: Tensor, moved: Tensor | None = None) -> Tensor:
+        """What a prediction holds: features, where things go, the gate's log-odds of a change, and the current codes.
 
-        (batch, channels, height, width) and (batch, height, width) int64 to (batch, channels + 2, height, width).
+        Args:
+            features: (batch, channels, height, width).
+            latents: (batch, height, width) int64, the current codes.
+            moved: (batch, height, width) int64, those that would come if what moves went on; only with ``motion``.
+
+        Returns:
+            (batch, channels + 2, height, width), or + 3 with ``motion``.
         """
-        return torch.cat([features, self.gate(features), latents[:, None].to(features.dtype)], dim=1)
+        gate, parts = self.gate(features), [features]
+        if moved is not None:
+            gate = gate + self.gate_onward(features) * (moved != latents)[:, None]
+            parts.append(moved[:, None].to(features.dtype))
+        return torch.cat([*parts, gate, latents[:, None].to(features.dtype)], dim=1)
 
     def loss(self, prepared: Tensor, latents: Tensor, codebook: Tensor) -> Tensor:
         """Cross-entropies of the gate, over all cells, and of the candidates' codes.
@@ -161,7 +180,8 @@ class CandidateHead(nn.Module):
             if len(cells) == 0:
                 continue
             where = tuple(cells.T)
-            scores = self._scores(own, latents, known, filled, table, codebook)[: len(cells)]
+            going = self._going(prepared, filled)
+            scores = self._scores(own, latents, known, filled, table, codebook, going)[: len(cells)]
             drawn = sample_categorical(drop_unlikely(scores, self.least_chance), uniforms[where], temperature)
             inside[where] = torch.where(turns[where] < 0, current[where], drawn)
         return inside.contiguous()
@@ -176,7 +196,8 @@ class CandidateHead(nn.Module):
         seen = self._edged(latents, self.num_codes + 1), self._edged(turns, -1)
         # Products of as many rows as before need not be planned anew.
         filled = _filled(cells, _PLANNED) if len(cells) else cells
-        scores = self._scores(self._own(prepared, filled, codebook), *seen, filled, self._table(codebook), codebook)
+        own, going = self._own(prepared, filled, codebook), self._going(prepared, filled)
+        scores = self._scores(own, *seen, filled, self._table(codebook), codebook, going)
         return cells, scores[: len(cells)]
 
     def _own(self, prepared: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
@@ -187,11 +208,21 @@ class CandidateHead(nn.Module):
         places = self._around(cells, maps, 1)
         # Of the rows that are looked up alone the features are taken: all of them would be copied for it.
         rows = maps.reshape(-1, maps.shape[-1]).index_select(0, places.flatten())
-        shown = rows[:, :-2].reshape(len(cells), self.around.in_features)
+        shown = rows[:, : self.gate.in_channels].reshape(len(cells), self.around.in_features)
         current = prepared[:, -1].long()[tuple(cells.T)]
         # Alike where codes look alike, and each with something of its own, so that it can be kept.
         table = self.current(codebook) + self.copied.weight
-        return self.around(shown) + F.embedding(current, table)
+        own = self.around(shown) + F.embedding(current, table)
+        if self.motion:
+            own = own + F.embedding(prepared[:, -3].long()[tuple(cells.T)], self.onward(codebook))
+        return own
+
+    def _going(self, prepared: Tensor, cells: Tensor) -> Tensor | None:
+        """The code (count,) that each candidate has if what moves goes on, ``num_codes`` where nothing does."""
+        if not self.motion:
+            return None
+        moved, current = (prepared[:, channel][tuple(cells.T)].long() for channel in (-3, -1))
+        return torch.where(moved != current, moved, self.num_codes)
 
     def _edged(self, maps: Tensor, value: int) -> Tensor:
         """A copy of (batch, height, width) in which cells are looked up, padded where it does not wrap."""
@@ -206,7 +237,14 @@ class CandidateHead(nn.Module):
         return torch.cat([self.codes(codebook), self.unknown.to(codebook.dtype)])
 
     def _scores(
-        self, own: Tensor, latents: Tensor, turns: Tensor, cells: Tensor, table: Tensor, codebook: Tensor
+        self,
+        own: Tensor,
+        latents: Tensor,
+        turns: Tensor,
+        cells: Tensor,
+        table: Tensor,
+        codebook: Tensor,
+        going: Tensor | None,
     ) -> Tensor:
         """Scores (count, codes) of candidates, given edged latents and whose turn each cell is (-1: it stays)."""
         places = self._around(cells, latents, _REACH)
@@ -216,7 +254,11 @@ class CandidateHead(nn.Module):
         hidden = own + self.neighbours(F.embedding(around, table).flatten(1))
         hidden = hidden + self.mix(F.relu(hidden))
         hidden = F.relu(hidden)
-        return (self.scores(hidden) + self.likeness(hidden) @ codebook.T).float()
+        scores = (self.scores(hidden) + self.likeness(hidden) @ codebook.T).float()
+        if going is None:
+            return scores
+        # One number, the same for all codes: how sure it is that what moves goes on.
+        return F.pad(scores, (0, 1)).scatter_add(1, going[:, None], self.go_on(hidden).float())[:, :-1]
 
 
 def _turns(candidates: Tensor) -> Tensor:

@@ -81,6 +81,10 @@ class Codec(Protocol):
         """Choose the codes anew from batches of uint8 frames (batch, C, H, W)."""
         ...
 
+    def learn_sprites(self, frames: Iterable[Tensor]) -> None:
+        """Called after a fit, where there are sprites, with batches of frames (batch, C, H, W) uint8."""
+        ...
+
     def fix_codes(self) -> None:
         """Keep what the codes stand for, in training mode: only the decoder learns until gradients are asked for."""
         ...
@@ -111,6 +115,8 @@ class VQVAEConfig:
         motion_weight: extra weight of a pixel that changed since the previous frame, for games that scroll.
         foreground_threshold: how far a grey value must be from the background to count as foreground, in [0, 1].
         pixel_bias: a bias per pixel in the decoder, set to the background's logits before the first fit.
+        sprites: whether what each code shows that the background does not is measured after each fit, for dynamics that
+            follow what moves (:mod:`dreamgym.models.motion`).
         pictures: whether a code also has a picture of its cell that is added to what the decoder makes of it and its
             neighbours: where a code sees its own cell alone, that is sharp after fewer updates.
         aligned: whether the grid of cells lies on the screen where it makes the fewest kinds of cells. Where a paddle
@@ -135,6 +141,7 @@ class VQVAEConfig:
     foreground_threshold: float = 0.06
     pixel_bias: bool = True
     pictures: bool = False
+    sprites: bool = False
     aligned: bool = False
     bounded: bool = True
 
@@ -230,6 +237,10 @@ class VQVAE(nn.Module):
     background: Tensor
     offset: Tensor
     """(2,) int64: rows and columns by which the screen is moved on the grid, round its edges; -1: not chosen yet."""
+    sprites: Tensor
+    """(codes, cell, cell) float32 in [-1, 1]: what a code shows in the newest frame, less the background."""
+    rest: Tensor
+    """(height, width) int64: the codes of the background."""
 
     def __init__(self, config: VQVAEConfig | None = None) -> None:
         """Build the networks with random weights."""
@@ -241,6 +252,9 @@ class VQVAE(nn.Module):
         self.register_buffer("background", torch.zeros(config.frame))
         # Files from before have none.
         self.register_buffer("offset", torch.full((2,), -1), persistent=config.aligned)
+        cell, kept = config.cell, config.sprites
+        self.register_buffer("sprites", torch.zeros(self.num_codes, cell, cell), persistent=kept)
+        self.register_buffer("rest", torch.zeros(*self.latent_shape, dtype=torch.int64), persistent=kept)
         self.pixel_bias = nn.Parameter(torch.zeros(1, *config.frame)) if config.pixel_bias else None
         pixels = config.frame_stack * config.cell**2
         self.pictures = nn.Conv2d(config.quantizer.embedding_dim, pixels, 1, bias=False) if config.pictures else None
@@ -373,6 +387,22 @@ class VQVAE(nn.Module):
             )
         codes, shares = cluster(vectors, counts, self.num_codes, generator)
         self.quantizer.set_codes(codes.to(self.background.device), shares.to(self.background.device))
+
+    @torch.no_grad()
+    def learn_sprites(self, frames: Iterable[Tensor]) -> None:
+        """Measure what every code shows, the mean of its cells in batches (batch, C, H, W) uint8 of frames."""
+        device, side = self.background.device, self.config.cell
+        sums = torch.zeros_like(self.sprites)
+        counts = torch.zeros(self.num_codes, device=device)
+        for batch in frames:
+            codes = self.encode(batch).flatten()
+            shown = self._on_grid(_to_unit(batch[:, -1]) - self.background)
+            cells = shown.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3).flatten(0, 2)
+            sums.index_add_(0, codes, cells)
+            counts += torch.bincount(codes, minlength=self.num_codes)
+        self.sprites.copy_(sums / counts.clamp(min=1)[:, None, None])
+        still = (255 * self.background).round().to(torch.uint8)
+        self.rest.copy_(self.encode(still.expand(1, self.config.frame_stack, -1, -1))[0])
 
     def fix_codes(self) -> None:
         """Freeze the encoder and its norms."""

@@ -64,10 +64,15 @@ class Dynamics(Protocol):
         """Whether "features" are the latents themselves, (..., height, width) int64, and :meth:`look_up` tells more."""
         ...
 
-    def look_up(self, codebook: Tensor) -> None:
-        """Take the codec's codes (num_codes, channels), before latents are shown and drawn; only where ``takes_codes``.
+    def look_up(self, codebook: Tensor, sprites: Tensor | None = None, rest: Tensor | None = None) -> None:
+        """Take what the codec's codes are, before latents are shown and drawn; only where ``takes_codes``.
 
         :meth:`dreamgym.world_model.WorldModel.shown` does so whenever it shows latents.
+
+        Args:
+            codebook: (num_codes, channels), their embeddings.
+            sprites: (num_codes, cell, cell), what they show, see :class:`dreamgym.models.codecs.VQVAE`; None: unknown.
+            rest: (height, width) int64, the codes of the background; None: unknown.
         """
         ...
 
@@ -354,7 +359,7 @@ class ConvLSTM(nn.Module):
         """The scores U (Eq. 15): every cell is drawn independently."""
         return prediction.latent
 
-    def look_up(self, codebook: Tensor) -> None:
+    def look_up(self, codebook: Tensor, sprites: Tensor | None = None, rest: Tensor | None = None) -> None:
         """Nothing: features are taken."""
 
     def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from dreamgym.models.critic import Critic, critic_loss
 from dreamgym.models.dynamics import Prediction, RewardHead
 from dreamgym.models.layers import Conv3x3
 from dreamgym.models.losses import NO_REWARD, reward_classes
+from dreamgym.models.motion import moved_on
 from dreamgym.models.residual import REWARDED, ResidualBlock, one_by_one, steps_since
 from dreamgym.replay import LONGEST_ELAPSED
 from dreamgym.streams import anew
@@ -41,6 +42,8 @@ class MultiscaleConfig:
         scale: side of the square of latent cells that is one cell of the coarse grid.
         wraps: whether cells at opposite edges are neighbours: an aligned codec, whose grid begins inside the screen,
             shows what crosses an edge of its grid at the other one.
+        motion: whether the latent is shown, too, that would come next if all that has just moved went on
+            (:mod:`dreamgym.models.motion`).
         clock: largest number of steps since the last reward that is told from larger ones.
         cell_hidden: units of the layers that see one cell which may change.
         least_change: chance of a change from which a cell is looked at; all others keep their code.
@@ -65,6 +68,7 @@ class MultiscaleConfig:
     blocks: int = 2
     scale: int = 4
     wraps: bool = False
+    motion: bool = False
     clock: int = 32
     cell_hidden: int = 128
     least_change: float = 0.001
@@ -97,6 +101,8 @@ class MultiscaleConfig:
                 raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}.")
         if self.redraws and self.memory < 2:
             raise ConfigError(f"memory: expected at least 2 where there are redraws, got {self.memory}.")
+        if self.motion and self.memory < 2:
+            raise ConfigError(f"memory: expected at least 2 where what moves is followed, got {self.memory}.")
         if not 1 <= self.clock <= LONGEST_ELAPSED:
             # No longer time is ever seen in training.
             raise ConfigError(f"clock: expected 1 to {LONGEST_ELAPSED}, got {self.clock}.")
@@ -147,7 +153,9 @@ class MultiscaleDynamics(nn.Module):
         if config.wraps and (self._height % 2 or self._width % 2):
             # Neighbours across the edge would be drawn at once.
             raise ConfigError(f"wraps: expected a latent of even height and width, got {self._height}x{self._width}.")
-        self.inputs = Conv3x3(config.memory * config.embedding, fine, config.wraps)
+        self.register_buffer("sprites", torch.zeros(num_codes, 1, 1), persistent=False)
+        self.register_buffer("rest", torch.zeros(self._height, self._width, dtype=torch.int64), persistent=False)
+        self.inputs = Conv3x3((config.memory + config.motion) * config.embedding, fine, config.wraps)
         # What was done and what time it is, for every cell alike.
         self.given = nn.Linear(config.memory * num_actions, fine + channels, bias=False)
         self.clock = nn.Embedding(config.clock + 1, fine + channels)
@@ -157,7 +165,14 @@ class MultiscaleDynamics(nn.Module):
         self.blocks = self._blocks(channels, config.blocks)
         self.up = nn.Conv2d(channels, fine * scale**2, 1)
         self.latent_head = CandidateHead(
-            fine, num_codes, depth, config.cell_hidden, config.least_change, config.least_chance, wraps=config.wraps
+            fine,
+            num_codes,
+            depth,
+            config.cell_hidden,
+            config.least_change,
+            config.least_chance,
+            wraps=config.wraps,
+            motion=config.motion,
         )
         self.critic = (
             Critic(self._height, self._width, depth, scale, config.critic_hidden, wraps=config.wraps)
@@ -176,8 +191,10 @@ class MultiscaleDynamics(nn.Module):
     def _blocks(self, channels: int, count: int) -> nn.Sequential:
         return nn.Sequential(*(ResidualBlock(channels, self.config.dropout, self.config.wraps) for _ in range(count)))
 
-    def look_up(self, codebook: Tensor) -> None:
+    def look_up(self, codebook: Tensor, sprites: Tensor | None = None, rest: Tensor | None = None) -> None:
         """Take the codec's codes (num_codes, depth), so that what looks alike is alike from the start."""
+        if sprites is not None and rest is not None:
+            self.sprites, self.rest = sprites, rest
         centred = codebook - codebook.mean(dim=0)
         scaled = centred / centred.std(dim=0).mean().clamp(min=1e-6)
         # A new tensor: gradients of what was computed before still need the old one.
@@ -254,11 +271,17 @@ class MultiscaleDynamics(nn.Module):
         seen, acted = self._take_in(features, actions, state)
         # (batch * time, height, width, memory): the newest codes of every cell.
         codes = seen.unfold(1, config.memory, 1).flatten(0, 1)
+        moved = None
+        views = codes
+        if config.motion:
+            with torch.autocast(codes.device.type, enabled=False):
+                moved = moved_on(codes[..., -2], codes[..., -1], self.sprites, self.rest, config.wraps)
+            views = torch.cat([codes, moved[..., None]], dim=-1)
         table = self.embed(self.codebook)
         if torch.is_grad_enabled():
             # In full precision: a table's gradient sums over very many cells.
             table = table.float()
-        shown = F.embedding(codes, table).flatten(3).permute(0, 3, 1, 2)
+        shown = F.embedding(views, table).flatten(3).permute(0, 3, 1, 2)
         done = acted.unfold(1, config.memory, 1).transpose(2, 3).flatten(0, 1).flatten(1)
         given = self.given(done) + self.clock(elapsed[:, :time].flatten())
         given = given[:, :, None, None]
@@ -271,7 +294,7 @@ class MultiscaleDynamics(nn.Module):
             kept = torch.rand(len(back), 1, 1, 1, device=back.device) >= config.coarse_dropout
             back = back * kept.to(back.dtype)
         fine = F.relu(fine + back)
-        latent = self.latent_head.prepare(fine, codes[..., -1]).float()
+        latent = self.latent_head.prepare(fine, codes[..., -1], moved).float()
         if self.critic is not None:
             latent = torch.cat([codes[..., -2, None].permute(0, 3, 1, 2).float(), latent], dim=1)
         reward = self.reward_head(self.reward_dropout(torch.cat([trunk, *told], dim=1)))

@@ -281,7 +281,7 @@ class ResidualDynamics(nn.Module):
         flat = self.joint.logits(prediction.latent.flatten(0, -4), latents.flatten(0, -3))
         return flat.unflatten(0, latents.shape[:-2])
 
-    def look_up(self, codebook: Tensor) -> None:
+    def look_up(self, codebook: Tensor, sprites: Tensor | None = None, rest: Tensor | None = None) -> None:
         """Nothing: features are taken."""
 
     def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:

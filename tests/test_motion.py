@@ -1,0 +1,160 @@
+"""What has just moved is drawn again as far behind, whatever the place and the speed."""
+
+import numpy as np
+import pytest
+import torch
+
+from dreamgym.errors import ConfigError
+from dreamgym.fit import FitConfig, Fitter
+from dreamgym.models.codecs import VQVAE, VQVAEConfig
+from dreamgym.models.motion import REACH, moved_on
+from dreamgym.models.multiscale import MultiscaleConfig, MultiscaleDynamics
+from dreamgym.models.quantizer import QuantizerConfig
+from dreamgym.world_model import WorldModel, WorldModelConfig
+
+SIDE, HEIGHT, WIDTH = 4, 10, 8
+
+
+def all_sprites():
+    """Sprites of every part that a cell can show of a ball of 2 x 1 pixels; code 0 shows nothing."""
+    kinds = {bytes(SIDE * SIDE): 0}
+    pictures = [np.zeros((SIDE, SIDE), np.uint8)]
+    for row in range(-1, SIDE):
+        for column in range(SIDE):
+            picture = np.zeros((SIDE, SIDE), np.uint8)
+            picture[max(0, row) : row + 2, column] = 1
+            if picture.tobytes() not in kinds:
+                kinds[picture.tobytes()] = len(pictures)
+                pictures.append(picture)
+    return torch.from_numpy(np.stack(pictures)).float(), kinds
+
+
+SPRITES, KINDS = all_sprites()
+REST = torch.zeros(HEIGHT, WIDTH, dtype=torch.int64)
+
+
+def latent(*balls):
+    """The codes of a field with balls at (row, column) in pixels, their upper ends; edges are joined."""
+    frame = np.zeros((HEIGHT * SIDE, WIDTH * SIDE), np.uint8)
+    for row, column in balls:
+        for down in (0, 1):
+            frame[(row + down) % frame.shape[0], column % frame.shape[1]] = 1
+    cells = frame.reshape(HEIGHT, SIDE, WIDTH, SIDE).transpose(0, 2, 1, 3)
+    codes = [[KINDS[np.ascontiguousarray(cells[i, j]).tobytes()] for j in range(WIDTH)] for i in range(HEIGHT)]
+    return torch.tensor(codes)[None]
+
+
+def after(older, newest, wraps=True):
+    return moved_on(older, newest, SPRITES, REST, wraps)
+
+
+@pytest.mark.parametrize("step", [(0, 1), (2, 0), (-2, 3), (4, -4), (5, 6), (-REACH, REACH)])
+def test_a_ball_goes_on_at_its_speed_from_every_place_in_a_cell(step):
+    for row in range(16, 20):
+        for column in range(14, 18):
+            places = [(row + k * step[0], column + k * step[1]) for k in range(3)]
+            older, newest, expected = (latent(place) for place in places)
+            assert torch.equal(after(older, newest), expected), places[0]
+
+
+def test_balls_go_their_own_ways_and_batches_do_not_mix():
+    older = torch.cat([latent((8, 4), (30, 20)), latent((20, 20))])
+    newest = torch.cat([latent((10, 7), (27, 16)), latent((20, 20))])
+    expected = torch.cat([latent((12, 10), (24, 12)), latent((20, 20))])
+    assert torch.equal(after(older, newest), expected)
+    assert torch.equal(after(older[:1], newest[:1]), expected[:1])
+
+
+def test_what_rests_and_what_has_just_come_stay_where_they_are():
+    still = latent((8, 4))
+    assert torch.equal(after(still, still), still)
+    assert torch.equal(after(latent(), still), still)
+    # Too far to be the same thing.
+    assert torch.equal(after(latent((8, 4 + 3 * REACH)), still), still)
+    assert torch.equal(after(still, latent()), latent())
+
+
+def test_a_latent_that_was_not_seen_moves_nothing():
+    unseen = torch.full((1, HEIGHT, WIDTH), len(SPRITES))
+    assert torch.equal(after(unseen, latent((8, 4))), latent((8, 4)))
+
+
+def test_what_leaves_at_an_edge_comes_in_at_the_other_only_where_they_are_joined():
+    older, newest = latent((10, WIDTH * SIDE - 6)), latent((10, WIDTH * SIDE - 2))
+    assert torch.equal(after(older, newest), latent((10, 2)))
+    assert torch.equal(after(older, newest, wraps=False), latent())
+
+
+def test_where_something_leaves_the_background_is_seen_again():
+    rest = torch.arange(HEIGHT * WIDTH).view(HEIGHT, WIDTH) % 2 * (len(SPRITES) + 1)
+    sprites = torch.cat([SPRITES, torch.zeros(2, SIDE, SIDE)])
+    older = torch.where(latent((8, 4)) == 0, rest, latent((8, 4)))
+    newest = torch.where(latent((10, 9)) == 0, rest, latent((10, 9)))
+    expected = torch.where(latent((12, 14)) == 0, rest, latent((12, 14)))
+    assert torch.equal(moved_on(older, newest, sprites, rest, True), expected)
+
+
+def test_a_codec_measures_what_its_codes_show(monkeypatch):
+    codec = VQVAE(VQVAEConfig(frame_size=32, stages=2, width=2, sprites=True, quantizer=QuantizerConfig(num_codes=4)))
+    frames = torch.full((2, 1, 32, 32), 51, dtype=torch.uint8)
+    codec.prepare(frames[0, 0])
+    frames[0, 0, 4:8, 8:12] = 153
+    frames[1, 0, 4:8, 8:12] = 102
+    codes = torch.zeros(2, 8, 8, dtype=torch.int64)
+    codes[:, 1, 2] = 3
+    monkeypatch.setattr(codec, "encode", lambda shown: codes[: len(shown)])
+    codec.learn_sprites([frames])
+    # Of what lies above the background of 51 the mean: (102 + 51) / 2.
+    assert torch.allclose(codec.sprites[3], torch.full((4, 4), 0.3), atol=1e-6)
+    assert not codec.sprites[:3].any()
+    assert torch.equal(codec.rest, codes[0])
+    assert {"sprites", "rest"} <= set(codec.state_dict())
+    assert "sprites" not in VQVAE(VQVAEConfig(frame_size=32)).state_dict()
+
+
+def dynamics(**changes):
+    config = MultiscaleConfig(fine=8, channels=8, embedding=4, scale=2, cell_hidden=16, wraps=True, **changes)
+    torch.manual_seed(0)
+    found = MultiscaleDynamics(config, (4, HEIGHT, WIDTH), len(SPRITES), 3).eval()
+    found.look_up(torch.randn(len(SPRITES), 4), SPRITES, REST)
+    return found
+
+
+@torch.no_grad()
+def test_dynamics_that_have_learned_nothing_yet_let_a_ball_fly_on():
+    found = dynamics(motion=True, least_change=0.01)
+    state = found.initial_state(1)
+    state = found.step(latent((8, 4)), torch.zeros(1, dtype=torch.int64), state)[1]
+    prediction, _ = found.step(latent((10, 7)), torch.zeros(1, dtype=torch.int64), state)
+    chances = torch.softmax(found.latent_logits(prediction, latent((12, 10))), dim=1)
+    likely = chances.gather(1, latent((12, 10))[:, None])[:, 0]
+    changes = latent((12, 10)) != latent((10, 7))
+    blind = dynamics(least_change=0.01)
+    state = blind.step(latent((8, 4)), torch.zeros(1, dtype=torch.int64), blind.initial_state(1))[1]
+    prediction, _ = blind.step(latent((10, 7)), torch.zeros(1, dtype=torch.int64), state)
+    chances = torch.softmax(blind.latent_logits(prediction, latent((12, 10))), dim=1)
+    assert (likely[changes] > 3 * chances.gather(1, latent((12, 10))[:, None])[:, 0][changes]).all()
+
+
+@torch.no_grad()
+def test_steps_and_sequences_agree_where_what_moves_is_followed():
+    found = dynamics(motion=True)
+    path = torch.cat([latent((8 + 2 * k, 4 + 3 * k)) for k in range(5)])[None]
+    actions, rewards = torch.randint(0, 3, (1, 5)), torch.zeros(1, 5)
+    # No reward is foretold, so that the clock goes on in both.
+    found.reward_head[-1].bias.copy_(torch.tensor([0.0, 20.0, 0.0]))
+    whole, _ = found.sequence(path, actions, found.initial_state(1), rewards)
+    state = found.initial_state(1)
+    for k in range(5):
+        one, state = found.step(path[:, k], actions[:, k], state)
+        assert torch.allclose(one.latent, whole.latent[:, k], atol=1e-5)
+
+
+def test_what_cannot_be_followed_is_refused():
+    with pytest.raises(ConfigError, match=r"codec\.sprites=True"):
+        WorldModelConfig(dynamics=MultiscaleConfig(motion=True))
+    with pytest.raises(ConfigError, match="memory"):
+        MultiscaleConfig(memory=1, motion=True)
+    model = WorldModel(WorldModelConfig(codec=VQVAEConfig(frame_size=32, width=2, sprites=True)))
+    with pytest.raises(ConfigError, match="interleaved"):
+        Fitter(model, FitConfig(interleaved=True))
