@@ -84,11 +84,28 @@ def train(
             # It was never a run: the folder stays free for one with other settings.
             folder.config_file.unlink()
         raise
+    folder.lengthen(config)
     try:
         run.play()
     finally:
         run.writer.close()
     return folder.path
+
+
+def game_actions(config: RunConfig) -> spaces.Discrete | spaces.Box:
+    """The action space of a run's game.
+
+    Raises:
+        ConfigError: no dream can be acted in like that.
+    """
+    env = make_game_env(config.game, stack=1, **config.codec.screen)
+    env.close()
+    space = env.action_space
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        return space
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded("both"):
+        return space
+    raise ConfigError(f"{config.game}: expected actions counted from 0 or a bounded vector of numbers, got {space}.")
 
 
 class _Run:
@@ -106,7 +123,7 @@ class _Run:
             "sticky_actions": config.game_options.sticky_actions,
             "noop_max": config.game_options.noop_max,
         }
-        self.actions = self._actions()
+        self.actions = game_actions(config)
         self.replay = folder.load_replay(self._empty_replay(config.interactions))
         self.world_model = self._new_world_model().to(device)
         self.fitter = Fitter(self.world_model, config.fit)
@@ -292,18 +309,6 @@ class _Run:
         return {"fidelity": measured}
 
     # What the phases are made of.
-
-    def _actions(self) -> spaces.Discrete | spaces.Box:
-        """The game's action space."""
-        game = self.config.game
-        env = make_game_env(game, stack=1, **self.config.codec.screen, **self.game_options)
-        env.close()
-        space = env.action_space
-        if isinstance(space, spaces.Discrete) and space.start == 0:
-            return space
-        if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded("both"):
-            return space
-        raise ConfigError(f"{game}: expected actions counted from 0 or a bounded vector of numbers, got {space}.")
 
     def _empty_replay(self, capacity: int) -> Replay:
         frame = self.config.codec.frame

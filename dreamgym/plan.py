@@ -5,18 +5,19 @@ imagined steps. A few of each are done on a short random game and networks that 
 does its configuration says.
 """
 
+import importlib
 import math
-import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamgym.agent import make_agent, observation_kind
@@ -27,6 +28,7 @@ from dreamgym.evaluate import RandomPolicy
 from dreamgym.fit import Fitter
 from dreamgym.hardware import describe_machine, matmul_rates
 from dreamgym.latents import encode_replay
+from dreamgym.loop import game_actions
 from dreamgym.real import make_game_env
 from dreamgym.real_env import make_real_env
 from dreamgym.replay import Replay
@@ -39,6 +41,12 @@ _FEWEST = 1_000
 
 _CHUNK = 512
 """Frames that are encoded at once."""
+
+_EVENTS = 1 + 1 / 2 + 1 / 8
+"""Windows on which fidelity is measured, with those for events, for one drawn evenly (:mod:`dreamgym.held_out`)."""
+
+_HELD_OUT = 0.05
+"""Share of a run's real episodes that is kept for measuring, at least (:mod:`dreamgym.held_out`)."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Plan:
         machine: what was measured on.
         matmul_gflops: its rate of 2048^3 matrix products by type, GFLOP/s.
         costs: kind by kind, in the order of the loop.
-        memory: most bytes that the process will hold.
+        memory: most bytes that the process will hold, a graphics card's aside.
         disk: bytes of the finished run's folder.
     """
 
@@ -160,16 +168,17 @@ def plan(config: RunConfig, device: torch.device, seconds: float = 20.0) -> Plan
         Cost("fit", "updates of the codec", counts["codec"], *codec),
         Cost("fit", "frames encoded", counts["encoded"], *encode),
         Cost("fit", "updates of the dynamics", counts["dynamics"], *dynamics),
+        Cost("train", "frames of start states", counts["starts"], *encode),
         Cost("train", "imagined steps", counts["imagined"], *imagined),
         Cost("evaluate", "real steps of the agent", round(counts["episodes"] * length), *together),
         Cost("evaluate", "random real steps", round(config.evaluate.final_episodes * length), *random_step),
         Cost("evaluate", "imagined steps", counts["measured"], *dreamt),
     )
-    return Plan(describe_machine(device), rates, costs, probe.memory(), probe.disk())
+    return Plan(describe_machine(device), rates, costs, probe.memory(), probe.disk(counts["held_out"]))
 
 
 def _counts(config: RunConfig) -> dict[str, int]:
-    """How much of everything a run does."""
+    """How much of everything a run does; what takes it seconds alone, as choosing codes, is left out."""
     measure, rounds = config.evaluate, range(config.rounds)
     real = [config.collect.first_steps + index * config.collect.steps for index in rounds]
     updates = [per_round(config.codec_updates, index) for index in rounds]
@@ -180,17 +189,22 @@ def _counts(config: RunConfig) -> dict[str, int]:
         if not config.fit.interleaved
     ]
     scored = [index for index in rounds if index == config.rounds - 1 or not (index + 1) % measure.every]
-    fidelity = measure.fidelity_starts * (config.dream.context + measure.fidelity_horizon)
+    # Every phase that dreams encodes the moments that dreams begin with.
+    begun = [min(real[index], config.dream.start_states * config.dream.context) for index in rounds]
+    starts = sum(begun[index] * (2 + (index in scored)) for index in rounds) + begun[-1]
+    fidelity = _EVENTS * measure.fidelity_starts * (config.dream.context + measure.fidelity_horizon)
     # Before the first scored round there are no episodes to measure fidelity on.
     judged = (config.rounds - scored[0]) if measure.record_episodes else 0
     return {
         "collected": (config.rounds - 1) * config.collect.steps,
         "codec": sum(updates),
         "encoded": sum(encoded),
+        "starts": starts,
         "dynamics": sum(per_round(config.dynamics_updates, index) for index in rounds),
         "imagined": sum(per_round(config.imagined_steps, index) for index in rounds),
         "episodes": sum(measure.final_episodes if i == config.rounds - 1 else measure.episodes for i in scored),
-        "measured": len(scored) * measure.dream_episodes * config.dream.horizon + judged * fidelity,
+        "measured": round(len(scored) * measure.dream_episodes * config.dream.horizon + judged * fidelity),
+        "held_out": len(scored) * measure.record_episodes,
     }
 
 
@@ -204,8 +218,9 @@ class _Probe:
             "noop_max": config.game_options.noop_max,
         }
         env = make_game_env(config.game, stack=1, **config.codec.screen, **self.game)
-        count: int | None = getattr(env.action_space, "n", None)
-        shape: tuple[int, ...] = env.action_space.shape or ()
+        actions = game_actions(config)
+        count = int(actions.n) if isinstance(actions, spaces.Discrete) else None
+        shape = actions.shape or ()
         capacity = max(20_000, config.collect.first_steps)
         frame = config.codec.frame
         self.replay = Replay(capacity, frame) if count else Replay(capacity, frame, shape, np.float32)
@@ -222,9 +237,8 @@ class _Probe:
         )
         self.model = WorldModel(settings, seed=0).to(device)
         self._metadata: dict[str, Any] = {"game": config.game, "horizon": config.dream.horizon}
-        if count is None:
-            low, high = env.action_space.low, env.action_space.high  # pyright: ignore[reportAttributeAccessIssue]
-            self._metadata |= {"action_low": low.tolist(), "action_high": high.tolist()}
+        if isinstance(actions, spaces.Box):
+            self._metadata |= {"action_low": actions.low.tolist(), "action_high": actions.high.tolist()}
         self._rng, self._generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
         # Seeding the codebook belongs to an update that is done once.
         quantized = replace(config.fit, unquantized_updates=0, settled_updates=0)
@@ -252,11 +266,22 @@ class _Probe:
     def codec(self, seconds: float) -> tuple[float, float]:
         """An update of the codec."""
         self._fitter.prepare_codec(self.replay)
-        return self._measure(
+        found = self._measure(
             seconds,
-            lambda: self._fitter.fit_codec(self.replay, 3, self._rng, self._generator, progress=False),
-            3,
+            lambda: self._fitter._codec_update(self.replay, self._rng, self._generator),  # pyright: ignore[reportPrivateUsage]
+            1,
         )
+        # After so few updates all cells would have the same code, and nothing would ever change.
+        self.model.codec.settle(self._frames(), self._generator)
+        if self.config.codec.sprites:
+            self.model.codec.learn_sprites(self._frames())
+        return found
+
+    def _frames(self) -> Iterator[torch.Tensor]:
+        """Batches of frames, evenly spaced."""
+        chosen = np.linspace(0, len(self.replay) - 1, _FEWEST).astype(np.int64)
+        for part in np.array_split(chosen, 4):
+            yield torch.as_tensor(self.replay.frames_at(part, self.model.frame_stack)).to(self.device)
 
     def encode(self, seconds: float) -> tuple[float, float]:
         """A frame encoded."""
@@ -330,14 +355,21 @@ class _Probe:
         return self._measure(0.5, lambda: simulator.step(actions), count)
 
     def memory(self) -> float:
-        """Bytes: the most held so far, and what a full replay and its latents will take instead of this one."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        """Bytes, without a graphics card's: the most held so far (0 on Windows), and the rest of the experience."""
+        peak = 0
+        if sys.platform != "win32":
+            resource = importlib.import_module("resource")
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         latent = math.prod(self.model.codec.latent_shape)
-        more = self.config.interactions - self.replay.capacity
+        more = self.config.interactions - len(self.replay)
         return peak + max(0, more) * math.prod(self.config.codec.frame) + self.config.interactions * latent
 
-    def disk(self) -> float:
-        """Bytes of a finished run: experience as it is packed, and the weights of the last two rounds."""
+    def disk(self, held_out: int) -> float:
+        """Bytes of a finished run: experience as it is packed, and the weights of the last two rounds.
+
+        Args:
+            held_out: real episodes kept for measuring, at least.
+        """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
             self.replay.save(path)
@@ -346,11 +378,9 @@ class _Probe:
             torch.save(state, path / "model.pt")
             torch.save(self._agent.get_parameters(), path / "policy.pt")
             weights = sum((path / name).stat().st_size for name in ("model.pt", "policy.pt"))
-        held_out = (
-            self.config.evaluate.final_episodes * self.episode_length if self.config.evaluate.record_episodes else 0
-        )
+        kept = max(held_out * self.episode_length, _HELD_OUT * self.config.interactions) if held_out else 0
         # The dream and the agent's zip are once more what the checkpoints hold.
-        return packed * (self.config.interactions + held_out) + 3 * weights
+        return packed * (self.config.interactions + kept) + 3 * weights
 
     def _opened(self) -> Dream:
         """A dream of what was learned so far."""

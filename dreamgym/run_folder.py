@@ -68,7 +68,7 @@ class RunFolder:
         """Open a new run, or one to go on with.
 
         Args:
-            config: the run's; with more rounds than it was begun with a run goes on beyond its end.
+            config: the run's, or one with more rounds: :meth:`lengthen`, once nothing can fail any more.
             resume: go on with the run that is there.
 
         Returns:
@@ -92,9 +92,6 @@ class RunFolder:
                     f"{self.path}: --resume with other settings than the run's (run's / asked):\n{listed}\n"
                     f"Leave them out, or choose another --out; only more rounds than {begun.rounds} may be asked for."
                 )
-            if longer:
-                _log.warning("%s: %d rounds instead of %d.", self.path, config.rounds, begun.rounds)
-                _write_json(self.config_file, config.to_json())
             return self.progress()
         remains = [file.name for file in (self.replay, self.log_file, self.progress_file) if file.exists()]
         if remains:
@@ -107,6 +104,13 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         _write_json(self.config_file, config.to_json())
         return Progress()
+
+    def lengthen(self, config: RunConfig) -> None:
+        """Give a run the rounds of a configuration that :meth:`begin` accepted, if it had fewer."""
+        rounds = self.config().rounds
+        if config.rounds > rounds:
+            _log.warning("%s: %d rounds instead of %d.", self.path, config.rounds, rounds)
+            _write_json(self.config_file, config.to_json())
 
     def config(self) -> RunConfig:
         """The run's configuration.

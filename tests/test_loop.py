@@ -470,6 +470,15 @@ def test_a_run_can_be_given_more_rounds_and_ends_like_one_that_had_them_from_the
         run(tiny(), folder, resume=True)
 
 
+def test_more_rounds_than_there_is_memory_for_leave_the_run_as_it_was(tmp_path, monkeypatch):
+    folder = run(tiny(), tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(dreamgym.loop, "Replay", lambda *arguments: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            run(tiny(rounds=10**7), folder, resume=True)
+    assert RunFolder(folder).config() == tiny()
+
+
 def test_remains_of_a_run_without_its_configuration_are_refused(tmp_path):
     folder = RunFolder(tmp_path)
     folder.replay.mkdir()

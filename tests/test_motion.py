@@ -83,6 +83,10 @@ def test_what_leaves_at_an_edge_comes_in_at_the_other_only_where_they_are_joined
     older, newest = latent((10, WIDTH * SIDE - 6)), latent((10, WIDTH * SIDE - 2))
     assert torch.equal(after(older, newest), latent((10, 2)))
     assert torch.equal(after(older, newest, wraps=False), latent())
+    # Nor is what is at one edge found again at the other.
+    older, newest = latent((10, WIDTH * SIDE - 2)), latent((10, 2))
+    assert torch.equal(after(older, newest), latent((10, 6)))
+    assert torch.equal(after(older, newest, wraps=False), newest)
 
 
 def test_where_something_leaves_the_background_is_seen_again():
@@ -155,6 +159,8 @@ def test_what_cannot_be_followed_is_refused():
         WorldModelConfig(dynamics=MultiscaleConfig(motion=True))
     with pytest.raises(ConfigError, match="memory"):
         MultiscaleConfig(memory=1, motion=True)
-    model = WorldModel(WorldModelConfig(codec=VQVAEConfig(frame_size=32, width=2, sprites=True)))
+    with pytest.raises(ConfigError, match="frame_stack"):
+        VQVAEConfig(frame_stack=4, sprites=True)
+    model = WorldModel(WorldModelConfig(codec=VQVAEConfig(frame_stack=1, frame_size=32, width=2, sprites=True)))
     with pytest.raises(ConfigError, match="interleaved"):
         Fitter(model, FitConfig(interleaved=True))

@@ -3,13 +3,15 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from dreamgym.cli import main
 from dreamgym.config import make_config
+from dreamgym.latents import encode_replay
 from dreamgym.loop import train
-from dreamgym.plan import Cost, Plan, _counts, plan
+from dreamgym.plan import Cost, Plan, _counts, _Probe, plan
 from dreamgym.run_folder import RunFolder
 
 
@@ -24,6 +26,9 @@ def test_a_plan_counts_what_the_presets_do():
     assert counts["codec"] == 700
     # The codec is fitted once: each frame is encoded once.
     assert counts["encoded"] == 84_400
+    # 1,024 moments of eight frames after each fit and before each training, at two scores and at the end.
+    assert counts["starts"] == (2 * 10 + 2 + 1) * 8_192
+    assert counts["held_out"] == 8
     assert counts["dynamics"] == 2 * 2_500 + 8 * 1_200
     assert counts["imagined"] == 200_000 + 8 * 100_000 + 300_000
     # Scored after the fifth and the tenth round.
@@ -53,6 +58,15 @@ def test_every_part_of_a_run_is_measured():
     counted = {(cost.phase, cost.unit) for cost in found.costs if cost.flop}
     assert {("fit", "updates of the dynamics"), ("fit", "frames encoded"), ("train", "imagined steps")} <= counted
     assert found.memory > 1e8 and found.disk > 1e5
+
+
+def test_what_is_measured_moves():
+    probe = _Probe(make_config("laptop", "Pong", 0), torch.device("cpu"))
+    probe.collect(0.1)
+    probe.codec(0.1)
+    latents = encode_replay(probe.model, probe.replay)
+    assert len(np.unique(latents)) > 10
+    assert (latents[1:] != latents[:-1]).sum() > len(latents)
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,9 @@ class VQVAEConfig:
             raise ConfigError(f"frame_size: expected a positive multiple of {self.cell}, got {self.frame_size}.")
         if self.frame_width % self.cell or self.frame_width < 0:
             raise ConfigError(f"frame_width: expected 0 or a multiple of {self.cell}, got {self.frame_width}.")
+        if self.sprites and self.frame_stack > 1:
+            # Codes that differ in older frames alone would be taken for each other.
+            raise ConfigError(f"frame_stack: expected 1 where codes have sprites, got {self.frame_stack}.")
         if self.shrink not in ("area", "nearest"):
             raise ConfigError(f"shrink: expected 'area' or 'nearest', got {self.shrink!r}.")
         if self.frame_stack < 1 or self.width < 1 or self.residual_kernel % 2 == 0:
@@ -238,7 +241,7 @@ class VQVAE(nn.Module):
     offset: Tensor
     """(2,) int64: rows and columns by which the screen is moved on the grid, round its edges; -1: not chosen yet."""
     sprites: Tensor
-    """(codes, cell, cell) float32 in [-1, 1]: what a code shows in the newest frame, less the background."""
+    """(codes, cell, cell) float32 in [-1, 1]: what a code shows less the background; zeros before the first fit."""
     rest: Tensor
     """(height, width) int64: the codes of the background."""
 
@@ -402,7 +405,7 @@ class VQVAE(nn.Module):
             counts += torch.bincount(codes, minlength=self.num_codes)
         self.sprites.copy_(sums / counts.clamp(min=1)[:, None, None])
         still = (255 * self.background).round().to(torch.uint8)
-        self.rest.copy_(self.encode(still.expand(1, self.config.frame_stack, -1, -1))[0])
+        self.rest.copy_(self.encode(still[None, None])[0])
 
     def fix_codes(self) -> None:
         """Freeze the encoder and its norms."""

@@ -21,6 +21,9 @@ _MARGIN = 2
 _VISIBLE = 0.12
 """Of white: pixels that differ by less look alike."""
 
+_AT_ONCE = 1_024
+"""Cells whose pictures are compared with all sprites at once."""
+
 _EXPLAINED = 0.3
 """Share of what is new that has to be found again, else it has not moved but come."""
 
@@ -56,8 +59,8 @@ def moved_on(older: Tensor, newest: Tensor, sprites: Tensor, rest: Tensor, wraps
         return newest.clone()
     corner = cells[:, 1:] * side - _MARGIN
     block = side + 2 * _MARGIN
-    blocks = _squares(new, cells[:, 0], corner, block)
-    area = _squares(old, cells[:, 0], corner - REACH, block + 2 * REACH)
+    blocks = _squares(new, cells[:, 0], corner, block, wraps)
+    area = _squares(old, cells[:, 0], corner - REACH, block + 2 * REACH, wraps)
     # |block|^2 less the sum of squared differences: what a place explains.
     likeness = F.conv2d(area[None], blocks[:, None], groups=len(cells))[0]
     explained = 2 * likeness - block**2 * F.avg_pool2d(area.square()[None], block, stride=1)[0]
@@ -88,12 +91,11 @@ def moved_on(older: Tensor, newest: Tensor, sprites: Tensor, rest: Tensor, wraps
     shown = touched.nonzero()
     where = tuple(shown.T)
     kept = sprites[newest[where]] - F.pad(came, (0, 0, 0, 0, 1, 0))[leaves[where]]
-    entered = _squares(drawn.view(batch, rows, columns), shown[:, 0], shown[:, 1:] * side, side)
+    entered = _squares(drawn.view(batch, rows, columns), shown[:, 0], shown[:, 1:] * side, side, wraps)
     picture = torch.where(entered != 0, entered, kept).flatten(1)
     something = picture.abs().amax(dim=1) > _VISIBLE
     going_on = rest[where[1:]]
-    away = picture[something][:, None] - sprites.flatten(1)
-    going_on[something] = away.square().sum(dim=2).argmin(dim=1)
+    going_on[something] = _nearest(picture[something], sprites.flatten(1))
     result = newest.clone()
     result[where] = going_on
     return result
@@ -106,8 +108,23 @@ def _drawn(pictures: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
     return blank.transpose(2, 3).flatten(1, 2).flatten(2)
 
 
-def _squares(frames: Tensor, batch: Tensor, corner: Tensor, side: int) -> Tensor:
-    """Squares of frames whose edges are joined: (count, side, side), by batch (count,) and upper left (count, 2)."""
+def _nearest(pictures: Tensor, sprites: Tensor) -> Tensor:
+    """Which sprite (codes, pixels) is nearest to each picture (count, pixels): (count,) int64.
+
+    Some at a time: where everything moves there are many. Not by a product: its last bits depend on how many there are.
+    """
+    parts = [(part[:, None] - sprites).square().sum(dim=2).argmin(dim=1) for part in pictures.split(_AT_ONCE)]
+    return torch.cat(parts)
+
+
+def _squares(frames: Tensor, batch: Tensor, corner: Tensor, side: int, wraps: bool) -> Tensor:
+    """Squares of frames (count, side, side), by batch (count,) and upper left corner (count, 2).
+
+    Beyond the edge there is the other edge, or nothing.
+    """
     offsets = torch.arange(side, device=frames.device)
+    if not wraps:
+        margin = REACH + _MARGIN
+        frames, corner = F.pad(frames, (margin,) * 4), corner + margin
     rows, columns = ((corner[:, axis, None] + offsets) % frames.shape[1 + axis] for axis in (0, 1))
     return frames[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
