@@ -142,7 +142,7 @@ ROWS = {
         but(
             codec=_PUBLISHED,
             fit={**_UNSETTLED, "unquantized_updates": 0},
-            dynamics={"scale": 1, **_EDGES},
+            dynamics={"scale": 1, "motion": False, **_EDGES},
             dream={"latent_stack": 1},
         ),
     ),
@@ -157,6 +157,7 @@ ROWS = {
     "one-grid": Row("blocks on the coarse grid alone", but(dynamics=replace(_ONE_GRID, patch=4), fit=_WINDOWS)),
     "critic": Row("a critic rejects what would not come, up to seven times", but(dynamics={"redraws": 7}, fit=_CRITIC)),
     "edges-apart": Row("no way round from one edge of the grid to the other", but(dynamics=_EDGES)),
+    "no-motion": Row("the dynamics are not shown where what moves goes", but(dynamics={"motion": False})),
     "coarse-rewards": Row(
         "the reward head is told what the coarse blocks know, and no more", but(dynamics={"reward_channels": 0})
     ),
