@@ -341,6 +341,8 @@ def _laptop() -> RunConfig:
             wraps=True,
             # At a place inside a cell and a speed that were hardly seen a ball was lost one time in ten.
             motion=True,
+            # Where it bounces, and where it is not sure, it goes somewhere.
+            step_hidden=128,
             # A ball is worth a point in one column of cells and not in the next.
             reward_channels=32,
             coarse_dropout=0.5,
@@ -360,7 +362,6 @@ def _laptop() -> RunConfig:
             dynamics_learning_rate=2e-3,
             reward_learning_rate=2e-3,
             final_rate=0.05,
-            code_noise=0.02,
             windows="surprise",
             surprise_limit=64.0,
             surprise_power=2.0,

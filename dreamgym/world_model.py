@@ -77,8 +77,9 @@ class WorldModel(nn.Module):
             if seed is not None:
                 torch.manual_seed(seed)
             self.codec = VQVAE(config.codec)
+            sides = {"cell": config.codec.cell} if isinstance(config.dynamics, MultiscaleConfig) else {}
             self.dynamics = DYNAMICS[type(config.dynamics)](
-                config.dynamics, self.codec.embedding_shape, self.codec.num_codes, config.num_actions
+                config.dynamics, self.codec.embedding_shape, self.codec.num_codes, config.num_actions, **sides
             )
         self.eval()
 
@@ -132,7 +133,7 @@ class WorldModel(nn.Module):
         """Latents (batch, height, width) as the dynamics take them: themselves, or their features, as of ``embed``."""
         if not self.dynamics.takes_codes:
             return self.codec.embed(latents)
-        self.dynamics.look_up(self.codec.quantizer.codes, self.codec.sprites, self.codec.rest)
+        self.dynamics.look_up(self.codec.quantizer.codes, self.codec.sprites, self.codec.rest, self.codec.offset)
         return latents
 
     def decode(self, latents: Tensor, chunk: int = 256) -> Tensor:
@@ -215,8 +216,7 @@ class WorldModel(nn.Module):
             Natural logarithm of the probability, (..., height, width) float32, at most 0.
         """
         with self.inference():
-            log_chances = torch.log_softmax(self.dynamics.latent_logits(prediction, latents).float(), dim=-3)
-        return log_chances.gather(-3, latents.unsqueeze(-3)).squeeze(-3)
+            return self.dynamics.latent_log_probability(prediction, latents)
 
     def hidden(self, state: Any) -> Tensor:
         """H of a state as a policy may see it, (batch, channels, height, width) float32."""

@@ -7,7 +7,7 @@ import torch
 from dreamgym.errors import ConfigError
 from dreamgym.fit import FitConfig, Fitter
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
-from dreamgym.models.motion import REACH, moved_on
+from dreamgym.models.motion import REACH, carry, find_moving, going_on
 from dreamgym.models.multiscale import MultiscaleConfig, MultiscaleDynamics
 from dreamgym.models.quantizer import QuantizerConfig
 from dreamgym.world_model import WorldModel, WorldModelConfig
@@ -44,8 +44,12 @@ def latent(*balls):
     return torch.tensor(codes)[None]
 
 
-def after(older, newest, wraps=True):
-    return moved_on(older, newest, SPRITES, REST, wraps)
+ORIGIN = torch.zeros(2, dtype=torch.int64)
+
+
+def after(older, newest, wraps=True, origin=ORIGIN, sprites=SPRITES, rest=REST):
+    moving = find_moving(older, newest, sprites, wraps)
+    return carry(newest, moving, going_on(moving), sprites, rest, origin)
 
 
 @pytest.mark.parametrize("step", [(0, 1), (2, 0), (-2, 3), (4, -4), (5, 6), (-REACH, REACH)])
@@ -79,14 +83,19 @@ def test_a_latent_that_was_not_seen_moves_nothing():
     assert torch.equal(after(unseen, latent((8, 4))), latent((8, 4)))
 
 
-def test_what_leaves_at_an_edge_comes_in_at_the_other_only_where_they_are_joined():
+def test_nothing_crosses_the_edge_of_the_screen_wherever_the_grid_begins():
     older, newest = latent((10, WIDTH * SIDE - 6)), latent((10, WIDTH * SIDE - 2))
-    assert torch.equal(after(older, newest), latent((10, 2)))
-    assert torch.equal(after(older, newest, wraps=False), latent())
-    # Nor is what is at one edge found again at the other.
+    for wraps in (True, False):
+        assert torch.equal(after(older, newest, wraps), latent())
+    # The screen begins inside the grid: what is beyond the grid's edge is at its other end.
+    inside = torch.tensor([0, 3])
+    assert torch.equal(after(older, newest, origin=inside), latent((10, 2)))
+    older, newest = latent((10, 0)), latent((10, 2))
+    assert torch.equal(after(older, newest, origin=inside), latent())
+    # Found again across the edge of the grid only where that is none of the screen's.
     older, newest = latent((10, WIDTH * SIDE - 2)), latent((10, 2))
-    assert torch.equal(after(older, newest), latent((10, 6)))
     assert torch.equal(after(older, newest, wraps=False), newest)
+    assert torch.equal(after(older, newest, origin=torch.tensor([0, 12])), latent((10, 6)))
 
 
 def test_where_something_leaves_the_background_is_seen_again():
@@ -95,7 +104,7 @@ def test_where_something_leaves_the_background_is_seen_again():
     older = torch.where(latent((8, 4)) == 0, rest, latent((8, 4)))
     newest = torch.where(latent((10, 9)) == 0, rest, latent((10, 9)))
     expected = torch.where(latent((12, 14)) == 0, rest, latent((12, 14)))
-    assert torch.equal(moved_on(older, newest, sprites, rest, True), expected)
+    assert torch.equal(after(older, newest, sprites=sprites, rest=rest), expected)
 
 
 def test_a_codec_measures_what_its_codes_show(monkeypatch):

@@ -101,10 +101,21 @@ class CandidateHead(nn.Module):
             (batch, channels + 2, height, width), or + 3 with ``motion``.
         """
         gate, parts = self.gate(features), [features]
-        if moved is not None:
-            gate = gate + self.gate_onward(features) * (moved != latents)[:, None]
-            parts.append(moved[:, None].to(features.dtype))
+        if self.motion:
+            onward = self.gate_onward(features)
+            if moved is None:
+                parts.append(onward)
+            else:
+                gate = gate + onward * (moved != latents)[:, None]
+                parts.append(moved[:, None].to(features.dtype))
         return torch.cat([*parts, gate, latents[:, None].to(features.dtype)], dim=1)
+
+    @staticmethod
+    def tell(prepared: Tensor, moved: Tensor) -> Tensor:
+        """Of :meth:`prepare` without ``moved`` what it would be with it."""
+        onward, gate, current = prepared[:, -3], prepared[:, -2], prepared[:, -1]
+        gate = gate + onward * (moved != current.long())
+        return torch.cat([prepared[:, :-3], torch.stack([moved.to(prepared.dtype), gate, current], dim=1)], dim=1)
 
     def loss(self, prepared: Tensor, latents: Tensor, codebook: Tensor) -> Tensor:
         """Cross-entropies of the gate, over all cells, and of the candidates' codes.

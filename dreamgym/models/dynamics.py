@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.layers import MapLayerNorm, one_hot_planes
-from dreamgym.models.losses import latent_cross_entropy
+from dreamgym.models.losses import code_log_probability, latent_cross_entropy
 from dreamgym.streams import sample_categorical
 
 
@@ -64,7 +64,13 @@ class Dynamics(Protocol):
         """Whether "features" are the latents themselves, (..., height, width) int64, and :meth:`look_up` tells more."""
         ...
 
-    def look_up(self, codebook: Tensor, sprites: Tensor | None = None, rest: Tensor | None = None) -> None:
+    def look_up(
+        self,
+        codebook: Tensor,
+        sprites: Tensor | None = None,
+        rest: Tensor | None = None,
+        origin: Tensor | None = None,
+    ) -> None:
         """Take what the codec's codes are, before latents are shown and drawn; only where ``takes_codes``.
 
         :meth:`dreamgym.world_model.WorldModel.shown` does so whenever it shows latents.
@@ -73,6 +79,7 @@ class Dynamics(Protocol):
             codebook: (num_codes, channels), their embeddings.
             sprites: (num_codes, cell, cell), what they show, see :class:`dreamgym.models.codecs.VQVAE`; None: unknown.
             rest: (height, width) int64, the codes of the background; None: unknown.
+            origin: (2,) int64, the pixel of the grid where the screen begins; None: they begin together.
         """
         ...
 
@@ -114,8 +121,12 @@ class Dynamics(Protocol):
             latents: (..., height, width) int64. A model that draws cells in turn shows each the cells before it.
 
         Returns:
-            (..., codes, height, width) float32; the product of the cells' chances is the chance of ``latents``.
+            (..., codes, height, width) float32. A model that draws more than cells has told them what that came to.
         """
+        ...
+
+    def latent_log_probability(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """How likely ``latents`` (..., height, width) int64 are: (..., height, width), whose sum is their log-chance."""
         ...
 
     def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:
@@ -359,8 +370,18 @@ class ConvLSTM(nn.Module):
         """The scores U (Eq. 15): every cell is drawn independently."""
         return prediction.latent
 
-    def look_up(self, codebook: Tensor, sprites: Tensor | None = None, rest: Tensor | None = None) -> None:
+    def look_up(
+        self,
+        codebook: Tensor,
+        sprites: Tensor | None = None,
+        rest: Tensor | None = None,
+        origin: Tensor | None = None,
+    ) -> None:
         """Nothing: features are taken."""
+
+    def latent_log_probability(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """Log-chances (..., height, width) of the cells' codes."""
+        return code_log_probability(self.latent_logits(prediction, latents), latents)
 
     def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:
         """Cross-entropy of the cells' codes (Eq. 14-15): (...,) nats."""

@@ -154,3 +154,16 @@ def end_cross_entropy(logits: Tensor, ends: Tensor) -> Tensor:
         (batch, time), nats.
     """
     return F.binary_cross_entropy_with_logits(logits, ends.to(logits.dtype), reduction="none")
+
+
+def code_log_probability(logits: Tensor, latents: Tensor) -> Tensor:
+    """How likely given codes are.
+
+    Args:
+        logits: (..., codes, height, width).
+        latents: (..., height, width) int64.
+
+    Returns:
+        Natural logarithm of the probability, (..., height, width) float32, at most 0.
+    """
+    return torch.log_softmax(logits.float(), dim=-3).gather(-3, latents.unsqueeze(-3)).squeeze(-3)

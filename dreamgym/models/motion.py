@@ -8,9 +8,13 @@ Nothing is learned here; the dynamics are shown the outcome as one more latent, 
 where something bounces, and where it still covers a part of its former place: what is new is then only its front.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dreamgym.models.patches import places_around
 
 REACH = 7
 """Pixels that a thing may move in a step, up and down and to both sides."""
@@ -24,64 +28,124 @@ _VISIBLE = 0.12
 _AT_ONCE = 1_024
 """Cells whose pictures are compared with all sprites at once."""
 
-_EXPLAINED = 0.3
-"""Share of what is new that has to be found again, else it has not moved but come."""
+_ALIKE = 0.5
+"""Least likeness of a thing and what is taken for it elsewhere: twice their product over the sum of their squares."""
+
+STEPS = (2 * REACH + 1) ** 2
+"""Steps that are told apart, the one in the middle none at all; one more stands for what is not to be found."""
+
+_KINDS = 8
+"""Levels of brightness of things that are told apart."""
 
 
-def moved_on(older: Tensor, newest: Tensor, sprites: Tensor, rest: Tensor, wraps: bool) -> Tensor:
-    """The latent that would come next if everything went on.
+class Moving(NamedTuple):
+    """What a latent shows that was not there before, cell by cell."""
+
+    cells: Tensor
+    """(count, 3) int64: batch, row, column."""
+    came: Tensor
+    """(count, cell, cell) float32: the pixels that are new there, 0 for others."""
+    new: Tensor
+    """(batch, rows, columns) float32: all of them as frames."""
+    step: Tensor
+    """(count,) int64: how it came there since the latent before, of :func:`step_number`; ``STEPS`` if it was nowhere."""
+    thing: Tensor
+    """(count,) int64: the first of the cells that show the same thing."""
+
+    def steps(self, latent: Tensor) -> Tensor:
+        """The steps as a map like ``latent``, (batch, height, width) int64; ``STEPS`` where nothing moves."""
+        return torch.full_like(latent, STEPS).index_put(tuple(self.cells.T), self.step)
+
+
+def step_number(step: Tensor) -> Tensor:
+    """Number of a step of (..., 2) pixels, down and to the right, each from -``REACH`` to ``REACH``."""
+    return (step[..., 0] + REACH) * (2 * REACH + 1) + step[..., 1] + REACH
+
+
+def step_pixels(number: Tensor) -> Tensor:
+    """The reverse of :func:`step_number`: (..., 2) int64."""
+    side = 2 * REACH + 1
+    return torch.stack([number // side, number % side], dim=-1) - REACH
+
+
+def find_moving(older: Tensor, newest: Tensor, sprites: Tensor, wraps: bool, steps: Tensor | None = None) -> Moving:
+    """What is new in a latent, and where it was before.
 
     Args:
         older: (batch, height, width) int64, z_{t-1}; codes beyond the last sprite were not seen, and move nothing.
         newest: (batch, height, width) int64, z_t.
         sprites: (codes, cell, cell) float32, what a code shows that the background does not, in [-1, 1].
+        wraps: whether cells at opposite edges are neighbours.
+        steps: (batch, height, width), what :meth:`Moving.steps` of the same latents is; None looks for it.
+    """
+    cells, came, left, new = _changes(older, newest, sprites)
+    # Only what shows something new can go on.
+    brightness = came.flatten(1).abs().amax(dim=1)
+    moving = brightness > 0
+    if steps is None:
+        old = _drawn(left, cells, newest.shape)
+    cells, came, brightness = cells[moving], came[moving], brightness[moving]
+    if steps is None:
+        number = _find(new, old, cells, sprites.shape[1], wraps)
+        # Found up and to the left, it went down and to the right.
+        step = torch.where(number < STEPS, STEPS - 1 - number, STEPS)
+    else:
+        step = steps[tuple(cells.T)].long()
+    # Cells near each other that show the same brightness and came by the same step show one thing.
+    kind = step * _KINDS + (brightness * (_KINDS - 1)).long().clamp(max=_KINDS - 1)
+    return Moving(cells, came, new, step, _things(cells, kind, newest.shape))
+
+
+def next_step(moving: Moving, newest: Tensor, following: Tensor, sprites: Tensor, wraps: bool) -> Tensor:
+    """How what moves in ``newest`` came to where ``following``, the latent after it, shows it.
+
+    Returns:
+        (count,) int64: :func:`step_number`, ``STEPS`` where it is not to be found any more.
+    """
+    cells, came, _, new = _changes(newest, following, sprites)
+    number = _find(moving.new, new, moving.cells, sprites.shape[1], wraps)
+    there = sprites[following[tuple(moving.cells.T)]]
+    shown = moving.came != 0
+    differs = ((there - moving.came).square() * shown).sum(dim=(1, 2))
+    stays = differs < (1 - _ALIKE) * moving.came.square().sum(dim=(1, 2))
+    number = torch.where((number == STEPS) & stays, STEPS // 2, number)
+    return number[moving.thing]
+
+
+def carry(newest: Tensor, moving: Moving, number: Tensor, sprites: Tensor, rest: Tensor, origin: Tensor) -> Tensor:
+    """The latent in which everything has made a step.
+
+    Args:
+        newest: (batch, height, width) int64, z_t.
+        moving: what moves in it.
+        number: (count,) int64 of :func:`step_number`; ``STEPS`` takes a thing away.
+        sprites: (codes, cell, cell) float32.
         rest: (height, width) int64, the codes of the background.
-        wraps: whether what leaves at one edge comes in at the other.
+        origin: (2,) int64, row and column of the grid, in pixels, where the screen begins: it ends there, too.
 
     Returns:
         (batch, height, width) int64: z_t, with the codes of what went on.
     """
     batch, height, width = newest.shape
-    codes, side = sprites.shape[:2]
+    side = sprites.shape[1]
     rows, columns = height * side, width * side
-    cells = ((older != newest) & (older < codes)).nonzero()
-    before = sprites[older[tuple(cells.T)]]
-    now = sprites[newest[tuple(cells.T)]]
-    changed = (before - now).abs() > _VISIBLE
-    came = torch.where(changed & (now.abs() > _VISIBLE), now, 0.0)
-    left = torch.where(changed & (before.abs() > _VISIBLE), before, 0.0)
-    new, old = (_drawn(part, cells, newest.shape) for part in (came, left))
-
-    # Only what shows something new can go on.
-    moving = came.flatten(1).abs().amax(dim=1) > 0
-    cells, came = cells[moving], came[moving]
+    goes = number != STEPS // 2
+    cells, came, number = moving.cells[goes], moving.came[goes], number[goes]
     if len(cells) == 0:
         return newest.clone()
-    corner = cells[:, 1:] * side - _MARGIN
-    block = side + 2 * _MARGIN
-    blocks = _squares(new, cells[:, 0], corner, block, wraps)
-    area = _squares(old, cells[:, 0], corner - REACH, block + 2 * REACH, wraps)
-    # |block|^2 less the sum of squared differences: what a place explains.
-    likeness = F.conv2d(area[None], blocks[:, None], groups=len(cells))[0]
-    explained = 2 * likeness - block**2 * F.avg_pool2d(area.square()[None], block, stride=1)[0]
-    best, place = explained.flatten(1).max(dim=1)
-    found = best > _EXPLAINED * blocks.square().sum(dim=(1, 2))
-    steps = 2 * REACH + 1
-    # Found up and to the left, it goes down and to the right.
-    step = REACH - torch.stack([place // steps, place % steps], dim=1)
-    cells, came, step = cells[found], came[found], step[found]
+    step = step_pixels(number)
 
     # Where the pixels of what moves go.
-    which, row, column = (came != 0).nonzero().unbind(1)
-    row_to = cells[which, 1] * side + row + step[which, 0]
-    column_to = cells[which, 2] * side + column + step[which, 1]
-    value = came[which, row, column]
-    if not wraps:
-        inside = (row_to >= 0) & (row_to < rows) & (column_to >= 0) & (column_to < columns)
-        which, row_to, column_to, value = (part[inside] for part in (which, row_to, column_to, value))
-    row_to, column_to = row_to % rows, column_to % columns
+    which, row, column = ((came != 0) & (number < STEPS)[:, None, None]).nonzero().unbind(1)
+    size = torch.tensor([rows, columns], device=cells.device)
+    # On the screen, whose edge nothing crosses.
+    at = torch.stack([cells[which, 1] * side + row, cells[which, 2] * side + column], dim=1)
+    to = (at - origin) % size + step[which]
+    inside = ((to >= 0) & (to < size)).all(dim=1)
+    which, value = which[inside], came[which, row, column][inside]
+    row_to, column_to = ((to[inside] + origin) % size).unbind(1)
     target = (cells[which, 0] * rows + row_to) * columns + column_to
-    drawn = new.new_zeros(batch * rows * columns).index_add(0, target, value)
+    drawn = moving.new.new_zeros(batch * rows * columns).index_add(0, target, value)
 
     # The cells that something leaves or enters, and the codes that show best what is in them then.
     leaves = torch.zeros_like(newest)
@@ -91,21 +155,76 @@ def moved_on(older: Tensor, newest: Tensor, sprites: Tensor, rest: Tensor, wraps
     shown = touched.nonzero()
     where = tuple(shown.T)
     kept = sprites[newest[where]] - F.pad(came, (0, 0, 0, 0, 1, 0))[leaves[where]]
-    entered = _squares(drawn.view(batch, rows, columns), shown[:, 0], shown[:, 1:] * side, side, wraps)
+    entered = squares(drawn.view(batch, rows, columns), shown[:, 0], shown[:, 1:] * side, side, True)
     picture = torch.where(entered != 0, entered, kept).flatten(1)
     something = picture.abs().amax(dim=1) > _VISIBLE
-    going_on = rest[where[1:]]
-    going_on[something] = _nearest(picture[something], sprites.flatten(1))
+    codes = rest[where[1:]]
+    codes[something] = _nearest(picture[something], sprites.flatten(1))
     result = newest.clone()
-    result[where] = going_on
+    result[where] = codes
     return result
+
+
+def going_on(moving: Moving) -> Tensor:
+    """The steps (count,) that all cells make if everything goes on; what has come stays."""
+    return torch.where(moving.step < STEPS, moving.step, STEPS // 2)
+
+
+def _changes(before: Tensor, after: Tensor, sprites: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The cells (count, 3) that change, the pixels that are new in them, those that are gone, and the new as frames."""
+    cells = ((before != after) & (before < len(sprites))).nonzero()
+    was = sprites[before[tuple(cells.T)]]
+    now = sprites[after[tuple(cells.T)]]
+    changed = (was - now).abs() > _VISIBLE
+    came = torch.where(changed & (now.abs() > _VISIBLE), now, 0.0)
+    left = torch.where(changed & (was.abs() > _VISIBLE), was, 0.0)
+    return cells, came, left, _drawn(came, cells, after.shape)
+
+
+def _find(frames: Tensor, others: Tensor, cells: Tensor, side: int, wraps: bool) -> Tensor:
+    """Where else the blocks around some cells of ``frames`` are: (count,) numbers of the steps there, or ``STEPS``."""
+    if len(cells) == 0:
+        return cells.new_zeros(0)
+    corner = cells[:, 1:] * side - _MARGIN
+    block = side + 2 * _MARGIN
+    blocks = squares(frames, cells[:, 0], corner, block, wraps)
+    area = squares(others, cells[:, 0], corner - REACH, block + 2 * REACH, wraps)
+    product = F.conv2d(area[None], blocks[:, None], groups=len(cells))[0]
+    energy = block**2 * F.avg_pool2d(area.square()[None], block, stride=1)[0]
+    alike = 2 * product / (energy + blocks.square().sum(dim=(1, 2), keepdim=True)).clamp(min=1e-6)
+    best, number = alike.flatten(1).max(dim=1)
+    return torch.where(best > _ALIKE, number, STEPS)
+
+
+def _things(cells: Tensor, kind: Tensor, shape: torch.Size) -> Tensor:
+    """For each cell (count, 3) the first one of its kind among those at most two cells away, and so on once more."""
+    batch, height, width = shape
+    numbers = torch.arange(len(cells), device=cells.device)
+    if len(cells) == 0:
+        return numbers
+    kinds = F.pad(kind.new_full(shape, -1), (2, 2, 2, 2), value=-1)
+    first = kinds.clone()
+    where = cells[:, 0], cells[:, 1] + 2, cells[:, 2] + 2
+    kinds[where] = kind
+    places = places_around(cells, height + 4, width + 4, 2)
+    alike = kinds.flatten()[places] == kind[:, None]
+    thing = numbers
+    for _ in range(2):
+        first[where] = thing
+        thing = torch.where(alike, first.flatten()[places], len(cells)).amin(dim=1)
+    return thing
+
+
+def as_frames(pictures: Tensor) -> Tensor:
+    """Pictures of all cells (batch, height, width, cell, cell) as frames (batch, height * cell, width * cell)."""
+    return pictures.transpose(2, 3).flatten(1, 2).flatten(2)
 
 
 def _drawn(pictures: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
     """Pictures (count, cell, cell) of some cells, the others blank, as frames (batch, height * cell, width * cell)."""
     blank = pictures.new_zeros(*shape, *pictures.shape[1:])
     blank[tuple(cells.T)] = pictures
-    return blank.transpose(2, 3).flatten(1, 2).flatten(2)
+    return as_frames(blank)
 
 
 def _nearest(pictures: Tensor, sprites: Tensor) -> Tensor:
@@ -117,7 +236,7 @@ def _nearest(pictures: Tensor, sprites: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _squares(frames: Tensor, batch: Tensor, corner: Tensor, side: int, wraps: bool) -> Tensor:
+def squares(frames: Tensor, batch: Tensor, corner: Tensor, side: int, wraps: bool) -> Tensor:
     """Squares of frames (count, side, side), by batch (count,) and upper left corner (count, 2).
 
     Beyond the edge there is the other edge, or nothing.

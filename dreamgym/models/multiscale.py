@@ -21,8 +21,9 @@ from dreamgym.models.candidates import CandidateHead
 from dreamgym.models.critic import Critic, critic_loss
 from dreamgym.models.dynamics import Prediction, RewardHead
 from dreamgym.models.layers import Conv3x3
-from dreamgym.models.losses import NO_REWARD, reward_classes
-from dreamgym.models.motion import moved_on
+from dreamgym.models.losses import NO_REWARD, code_log_probability, reward_classes
+from dreamgym.models.motion import Moving, carry, find_moving, going_on, next_step
+from dreamgym.models.movers import StepHead, StepReward, Things, find_things
 from dreamgym.models.residual import REWARDED, ResidualBlock, one_by_one, steps_since
 from dreamgym.replay import LONGEST_ELAPSED
 from dreamgym.streams import anew
@@ -44,6 +45,8 @@ class MultiscaleConfig:
             shows what crosses an edge of its grid at the other one.
         motion: whether the latent is shown, too, that would come next if all that has just moved went on
             (:mod:`dreamgym.models.motion`).
+        step_hidden: units of the layers that see one thing which has moved: with ``motion`` a step is drawn for each,
+            and the reward is told of them (:mod:`dreamgym.models.movers`); 0 draws what moves cell by cell.
         clock: largest number of steps since the last reward that is told from larger ones.
         cell_hidden: units of the layers that see one cell which may change.
         least_change: chance of a change from which a cell is looked at; all others keep their code.
@@ -69,6 +72,7 @@ class MultiscaleConfig:
     scale: int = 4
     wraps: bool = False
     motion: bool = False
+    step_hidden: int = 0
     clock: int = 32
     cell_hidden: int = 128
     least_change: float = 0.001
@@ -96,13 +100,15 @@ class MultiscaleConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
-        for name in ("fine_blocks", "blocks", "redraws", "reward_channels"):
+        for name in ("fine_blocks", "blocks", "redraws", "reward_channels", "step_hidden"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}.")
         if self.redraws and self.memory < 2:
             raise ConfigError(f"memory: expected at least 2 where there are redraws, got {self.memory}.")
         if self.motion and self.memory < 2:
             raise ConfigError(f"memory: expected at least 2 where what moves is followed, got {self.memory}.")
+        if self.step_hidden and not self.motion:
+            raise ConfigError("step_hidden: expected 0 where what moves is not followed; set motion=True.")
         if not 1 <= self.clock <= LONGEST_ELAPSED:
             # No longer time is ever seen in training.
             raise ConfigError(f"clock: expected 1 to {LONGEST_ELAPSED}, got {self.clock}.")
@@ -135,9 +141,22 @@ class MultiscaleDynamics(nn.Module):
     takes_codes = True
 
     def __init__(
-        self, config: MultiscaleConfig, embedding_shape: tuple[int, int, int], num_codes: int, num_actions: int
+        self,
+        config: MultiscaleConfig,
+        embedding_shape: tuple[int, int, int],
+        num_codes: int,
+        num_actions: int,
+        cell: int = 4,
     ) -> None:
-        """Build the network for features of ``embedding_shape``, ``num_codes`` codes and ``num_actions`` actions."""
+        """Build the network.
+
+        Args:
+            config: its settings.
+            embedding_shape: (depth, height, width) of a latent's features.
+            num_codes: codes of a cell.
+            num_actions: size of the action set, or length of an action vector.
+            cell: side of a latent cell in pixels.
+        """
         super().__init__()
         self.config = config
         self.num_actions = num_actions
@@ -155,6 +174,7 @@ class MultiscaleDynamics(nn.Module):
             raise ConfigError(f"wraps: expected a latent of even height and width, got {self._height}x{self._width}.")
         self.register_buffer("sprites", torch.zeros(num_codes, 1, 1), persistent=False)
         self.register_buffer("rest", torch.zeros(self._height, self._width, dtype=torch.int64), persistent=False)
+        self.register_buffer("origin", torch.zeros(2, dtype=torch.int64), persistent=False)
         self.inputs = Conv3x3((config.memory + config.motion) * config.embedding, fine, config.wraps)
         # What was done and what time it is, for every cell alike.
         self.given = nn.Linear(config.memory * num_actions, fine + channels, bias=False)
@@ -174,6 +194,9 @@ class MultiscaleDynamics(nn.Module):
             wraps=config.wraps,
             motion=config.motion,
         )
+        size = self._height * cell, self._width * cell
+        hidden = config.step_hidden
+        self.step_head = StepHead(fine, size, hidden, wraps=config.wraps) if hidden else None
         self.critic = (
             Critic(self._height, self._width, depth, scale, config.critic_hidden, wraps=config.wraps)
             if config.redraws
@@ -182,6 +205,7 @@ class MultiscaleDynamics(nn.Module):
         # Where exactly a thing is decides on a reward, and matters little for the latents that the trunk is fitted by.
         reward_channels = config.reward_channels
         self.reward_down = nn.Conv2d(fine, reward_channels, scale, stride=scale) if reward_channels else None
+        self.reward_steps = StepReward(size) if hidden else None
         self.reward_dropout = nn.Dropout2d(config.reward_dropout)
         self.reward_head = RewardHead(channels + reward_channels, *self._coarse, config.reward_hidden, 3)
         self.end_head = RewardHead(channels, *self._coarse, 64, 1, channels=8) if config.end_head else None
@@ -191,10 +215,18 @@ class MultiscaleDynamics(nn.Module):
     def _blocks(self, channels: int, count: int) -> nn.Sequential:
         return nn.Sequential(*(ResidualBlock(channels, self.config.dropout, self.config.wraps) for _ in range(count)))
 
-    def look_up(self, codebook: Tensor, sprites: Tensor | None = None, rest: Tensor | None = None) -> None:
+    def look_up(
+        self,
+        codebook: Tensor,
+        sprites: Tensor | None = None,
+        rest: Tensor | None = None,
+        origin: Tensor | None = None,
+    ) -> None:
         """Take the codec's codes (num_codes, depth), so that what looks alike is alike from the start."""
         if sprites is not None and rest is not None:
             self.sprites, self.rest = sprites, rest
+        if origin is not None:
+            self.origin = origin.clamp(min=0)
         centred = codebook - codebook.mean(dim=0)
         scaled = centred / centred.std(dim=0).mean().clamp(min=1e-6)
         # A new tensor: gradients of what was computed before still need the old one.
@@ -271,11 +303,12 @@ class MultiscaleDynamics(nn.Module):
         seen, acted = self._take_in(features, actions, state)
         # (batch * time, height, width, memory): the newest codes of every cell.
         codes = seen.unfold(1, config.memory, 1).flatten(0, 1)
-        moved = None
-        views = codes
-        if config.motion:
+        older, newest = (codes[..., -2], codes[..., -1]) if config.memory > 1 else (None, codes[..., -1])
+        moving, moved, views = None, None, codes
+        if config.motion and older is not None:
             with torch.autocast(codes.device.type, enabled=False):
-                moved = moved_on(codes[..., -2], codes[..., -1], self.sprites, self.rest, config.wraps)
+                moving = find_moving(older, newest, self.sprites, config.wraps)
+                moved = self._carry(newest, moving, going_on(moving))
             views = torch.cat([codes, moved[..., None]], dim=-1)
         table = self.embed(self.codebook)
         if torch.is_grad_enabled():
@@ -294,10 +327,14 @@ class MultiscaleDynamics(nn.Module):
             kept = torch.rand(len(back), 1, 1, 1, device=back.device) >= config.coarse_dropout
             back = back * kept.to(back.dtype)
         fine = F.relu(fine + back)
-        latent = self.latent_head.prepare(fine, codes[..., -1], moved).float()
-        if self.critic is not None:
-            latent = torch.cat([codes[..., -2, None].permute(0, 3, 1, 2).float(), latent], dim=1)
+        latent = self.latent_head.prepare(fine, newest, None if self.step_head else moved).float()
+        if self.step_head is not None and moving is not None:
+            latent = torch.cat([moving.steps(newest)[:, None].float(), latent], dim=1)
+        if self._keeps_older and older is not None:
+            latent = torch.cat([older[:, None].float(), latent], dim=1)
         reward = self.reward_head(self.reward_dropout(torch.cat([trunk, *told], dim=1)))
+        if self.reward_steps is not None and moving is not None and len(moving.cells):
+            reward = reward + self.reward_steps(moving, find_things(moving), len(reward))
         heads = latent, reward.float(), self._end_logits(trunk).float()
         prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
         if rewards is None:
@@ -331,16 +368,28 @@ class MultiscaleDynamics(nn.Module):
         return self.end_head(trunk)[:, 0]
 
     def latent_logits(self, prediction: Prediction, latents: Tensor) -> Tensor:
-        """Scores (..., codes, height, width) of the next latent's cells; ``latents`` shows the groups drawn before.
+        """Scores (..., codes, height, width) of the next latent's cells; ``latents`` shows what was drawn before.
 
-        Of what the head draws: the critic, which only knows whole latents, has no part in them.
+        Of what the head draws: the critic, which only knows whole latents, has no part in them, nor have the chances
+        of the steps that things made (:meth:`latent_log_probability` has).
         """
-        flat = self.latent_head.logits(self._prepared(prediction).flatten(0, -4), latents.flatten(0, -3), self._codes)
+        following = latents.flatten(0, -3)
+        prepared, _ = self._stepped(prediction.latent.flatten(0, -4), following, losses=False)
+        flat = self.latent_head.logits(prepared, following, self._codes)
         return flat.unflatten(0, latents.shape[:-2])
+
+    def latent_log_probability(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """Log-chances (..., height, width) of cells; a thing's step counts in the first of the cells that show it."""
+        following, latent = latents.flatten(0, -3), prediction.latent.flatten(0, -4)
+        prepared, steps = self._stepped(latent, following)
+        scores = self.latent_head.logits(prepared, following, self._codes)
+        return (code_log_probability(scores, following) - steps).unflatten(0, latents.shape[:-2])
 
     def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:
         """What the latent head is fitted by, (...) nats, where (..., height, width) came."""
-        flat = self.latent_head.loss(self._prepared(prediction).flatten(0, -4), latents.flatten(0, -3), self._codes)
+        following = latents.flatten(0, -3)
+        prepared, steps = self._stepped(prediction.latent.flatten(0, -4), following)
+        flat = self.latent_head.loss(prepared, following, self._codes) + steps.sum(dim=(1, 2))
         return flat.unflatten(0, latents.shape[:-2])
 
     def draw_latent(
@@ -350,8 +399,7 @@ class MultiscaleDynamics(nn.Module):
 
         ``every`` draws all anew and takes what it needs, as None does on an accelerator: the latents are the same.
         """
-        prepared = self._prepared(prediction)
-        drawn = self.latent_head.draw(prepared, uniforms, temperature, self._codes)
+        drawn = self._draw(prediction.latent, uniforms, temperature)
         if self.critic is None or temperature == 0:
             return drawn
         ratio = self._judge(prediction.latent, drawn)
@@ -367,8 +415,9 @@ class MultiscaleDynamics(nn.Module):
             times = range(tried + 1, min(2 * tried + 1, self.config.redraws) + 1)
             several = len(times), 1, 1, 1
             numbers = torch.cat([anew(uniforms[rows], time) for time in times])
-            others = self.latent_head.draw(prepared[rows].repeat(several), numbers, temperature, self._codes, every)
-            theirs = self._judge(prediction.latent[rows].repeat(several), others).view(len(times), -1)
+            given = prediction.latent[rows].repeat(several)
+            others = self._draw(given, numbers, temperature, every)
+            theirs = self._judge(given, others).view(len(times), -1)
             kept = torch.stack([anew(chance[rows], time) for time in times]).log() <= theirs
             # The first that is kept, else the best.
             order = torch.arange(len(times), 0, -1, device=drawn.device)[:, None]
@@ -387,7 +436,7 @@ class MultiscaleDynamics(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the critic is fitted by: to tell from what the head draws the (batch, height, width) that came."""
         with torch.no_grad():
-            drawn = self.latent_head.draw(self._prepared(prediction), uniforms, 1.0, self._codes)
+            drawn = self._draw(prediction.latent, uniforms, 1.0)
         return critic_loss(self._judge(prediction.latent, latents), self._judge(prediction.latent, drawn))
 
     def _judge(self, latent: Tensor, drawn: Tensor) -> Tensor:
@@ -395,9 +444,63 @@ class MultiscaleDynamics(nn.Module):
         assert self.critic is not None
         return self.critic(latent[:, 0].long(), latent[:, -1].long(), drawn, self._codes)
 
-    def _prepared(self, prediction: Prediction) -> Tensor:
-        """What the latent head is given of a prediction."""
-        return prediction.latent if self.critic is None else prediction.latent[..., 1:, :, :]
+    def _draw(self, latent: Tensor, uniforms: Tensor, temperature: float, every: bool | None = None) -> Tensor:
+        """Draw a latent from a prediction's: the steps of all things, then the cells that may change."""
+        prepared = self._prepared(latent)
+        if self.step_head is not None:
+            newest, moving = latent[:, -1].long(), self._moving(latent)
+            number = moving.step
+            if len(moving.cells):
+                things = find_things(moving)
+                scores = self._step_scores(latent, moving, things)
+                least = self.config.least_chance
+                number = self.step_head.draw(scores, moving, things, uniforms, temperature, least)
+            prepared = self.latent_head.tell(prepared, self._carry(newest, moving, number))
+        return self.latent_head.draw(prepared, uniforms, temperature, self._codes, every)
+
+    def _stepped(self, latent: Tensor, following: Tensor, losses: bool = True) -> tuple[Tensor, Tensor]:
+        """What the latent head is given where ``following`` came, and the steps' cross-entropies, (batch, height, width).
+
+        Every thing has then made the step that it made.
+        """
+        prepared = self._prepared(latent)
+        steps = torch.zeros(following.shape, device=latent.device)
+        if self.step_head is None:
+            return prepared, steps
+        newest = latent[:, -1].long()
+        with torch.autocast(latent.device.type, enabled=False), torch.no_grad():
+            moving = self._moving(latent)
+            number = next_step(moving, newest, following, self.sprites, self.config.wraps)
+            carried = self._carry(newest, moving, number)
+        if losses and len(moving.cells):
+            things = find_things(moving)
+            first = things.cell[: things.count]
+            each = F.cross_entropy(self._step_scores(latent, moving, things), number[first], reduction="none")
+            steps = steps.index_put(tuple(moving.cells[first].T), each)
+        return self.latent_head.tell(prepared, carried), steps
+
+    def _step_scores(self, latent: Tensor, moving: Moving, things: Things) -> Tensor:
+        """The step head's scores of all things in a prediction's latent."""
+        assert self.step_head is not None
+        features = self._prepared(latent)[:, : self.config.fine]
+        return self.step_head(features, moving, things, latent[:, 0].long(), latent[:, -1].long(), self.sprites)
+
+    def _moving(self, latent: Tensor) -> Moving:
+        """What moves in a prediction's latent, which knows the steps."""
+        older, steps, newest = latent[:, 0].long(), latent[:, 1], latent[:, -1].long()
+        return find_moving(older, newest, self.sprites, self.config.wraps, steps)
+
+    def _carry(self, newest: Tensor, moving: Moving, number: Tensor) -> Tensor:
+        return carry(newest, moving, number, self.sprites, self.rest, self.origin)
+
+    @property
+    def _keeps_older(self) -> bool:
+        """Whether a prediction's latent begins with z_{t-1}."""
+        return self.critic is not None or self.step_head is not None
+
+    def _prepared(self, latent: Tensor) -> Tensor:
+        """What the latent head is given of a prediction's latent: not z_{t-1}, nor the steps that led to z_t."""
+        return latent[:, self._keeps_older + (self.step_head is not None) :]
 
     @property
     def _codes(self) -> Tensor:

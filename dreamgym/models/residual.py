@@ -22,7 +22,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.models.dynamics import Prediction, RewardHead
 from dreamgym.models.joint import JointLatentHead, drop_unlikely
 from dreamgym.models.layers import Conv3x3, one_hot_planes
-from dreamgym.models.losses import NO_REWARD, latent_cross_entropy, reward_classes
+from dreamgym.models.losses import NO_REWARD, code_log_probability, latent_cross_entropy, reward_classes
 from dreamgym.replay import LONGEST_ELAPSED
 from dreamgym.streams import sample_categorical
 
@@ -281,8 +281,18 @@ class ResidualDynamics(nn.Module):
         flat = self.joint.logits(prediction.latent.flatten(0, -4), latents.flatten(0, -3))
         return flat.unflatten(0, latents.shape[:-2])
 
-    def look_up(self, codebook: Tensor, sprites: Tensor | None = None, rest: Tensor | None = None) -> None:
+    def look_up(
+        self,
+        codebook: Tensor,
+        sprites: Tensor | None = None,
+        rest: Tensor | None = None,
+        origin: Tensor | None = None,
+    ) -> None:
         """Nothing: features are taken."""
+
+    def latent_log_probability(self, prediction: Prediction, latents: Tensor) -> Tensor:
+        """Log-chances (..., height, width) of the cells' codes."""
+        return code_log_probability(self.latent_logits(prediction, latents), latents)
 
     def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:
         """Cross-entropy of the cells' codes: (...,) nats."""

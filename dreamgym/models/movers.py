@@ -1,0 +1,202 @@
+"""Of all the steps that a thing could make one is drawn, for all its cells together.
+
+Cell by cell, a model that is not sure where a ball goes gives each of the cells where it could be a small chance, and in
+a case that it has not seen hardly any: the ball is drawn in none of them, and is gone. Here the chances of the steps of
+one thing, in pixels, sum to one, as those of the kernels of Finn et al. 2016 ("Unsupervised learning for physical
+interaction through video prediction", Section 3.1): wherever it goes, it goes somewhere. A thing is what block matching
+(:mod:`dreamgym.models.motion`) found to have just moved or come. The latent in which everything has made its step is
+what the candidates (:mod:`dreamgym.models.candidates`) are told; they draw what else happens.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamgym.models.joint import drop_unlikely
+from dreamgym.models.motion import REACH, STEPS, Moving, as_frames, squares, step_number, step_pixels
+from dreamgym.models.patches import BLOCK, places_around, places_around_wrapped
+from dreamgym.streams import anew, sample_categorical
+
+_SEEN = 10
+"""Pixels to every side of a thing that are looked at."""
+
+_MIRRORS = ((1, 1), (1, -1), (-1, 1))
+"""Signs of a step that goes on, and of one that bounces off something upright or level."""
+
+_NEAR = 3
+"""Pixels by which a step may differ from the last one or its mirror images and be known as such a change."""
+
+_CHANGES = (2 * _NEAR + 1) ** 2
+
+_ROWS = 8
+"""Rows of pixels that :class:`StepReward` does not tell apart."""
+
+_OTHER = 7
+"""Which of the numbers made anew of a cell's uniform one its step is drawn by (:func:`dreamgym.streams.anew`)."""
+
+
+class Things(NamedTuple):
+    """The things of a :class:`dreamgym.models.motion.Moving`, one after the other, filled up to whole blocks.
+
+    In products of few rows the last bits of one depend on how many there are.
+    """
+
+    count: int
+    """Of things."""
+    cell: Tensor
+    """(count + filling,) int64: the first cell of each, which stands for it."""
+    thing: Tensor
+    """(cells,) int64: which thing each cell shows."""
+    centre: Tensor
+    """(count + filling, 2) int64: row and column of the centre of mass, in pixels."""
+    mass: Tensor
+    """(count + filling,) float32: sum of what its pixels differ from the background."""
+
+
+def find_things(moving: Moving) -> Things:
+    """Put together the cells that show the same thing."""
+    cells, came = moving.cells, moving.came.abs()
+    first, thing = torch.unique(moving.thing, return_inverse=True)
+    line = torch.arange(came.shape[1], device=cells.device)
+    mass = came.sum(dim=(1, 2))
+    row = (came.sum(dim=2) * line).sum(dim=1) + mass * cells[:, 1] * len(line)
+    column = (came.sum(dim=1) * line).sum(dim=1) + mass * cells[:, 2] * len(line)
+    sums = torch.zeros(len(first), 3, device=mass.device).index_add(0, thing, torch.stack([mass, row, column], dim=1))
+    filled = torch.cat([torch.arange(len(first)), torch.zeros(-len(first) % BLOCK, dtype=torch.int64)]).to(cells.device)
+    centre = (sums[:, 1:] / sums[:, :1] + 0.5).long()
+    return Things(len(first), first[filled], thing, centre[filled], sums[filled, 0])
+
+
+class StepHead(nn.Module):
+    """p(step of each thing | features, z_{t-1}, z_t)."""
+
+    def __init__(
+        self, channels: int, size: tuple[int, int], hidden: int, dropout: float = 0.3, wraps: bool = False
+    ) -> None:
+        """Build the head.
+
+        Args:
+            channels: of the features.
+            size: height and width of the frame in pixels.
+            hidden: units of its layers.
+            dropout: share of the first layer's units that are not seen, in training: returned balls are few.
+            wraps: whether cells at opposite edges are neighbours.
+        """
+        super().__init__()
+        self.wraps = wraps
+        self.seen = nn.Linear(2 * (2 * _SEEN + 1) ** 2, hidden)
+        self.around = nn.Linear(9 * channels, hidden, bias=False)
+        self.before = nn.Embedding(STEPS + 1, hidden)
+        self.row, self.column = (nn.Embedding(pixels, hidden) for pixels in size)
+        self.dropout = nn.Dropout(dropout)
+        self.mix = nn.Linear(hidden, hidden)
+        self.steps = nn.Linear(hidden, STEPS + 1)
+        self.change = nn.Linear(hidden, len(_MIRRORS) * _CHANGES)
+        for table in (self.before, self.row, self.column):
+            nn.init.normal_(table.weight, std=0.05)
+        nn.init.zeros_(self.change.bias)
+        with torch.no_grad():
+            # What went on so far goes on: from there it learns where not.
+            self.change.bias[_CHANGES // 2] = 5.0
+        signs = torch.tensor(_MIRRORS)
+        near = torch.arange(-_NEAR, _NEAR + 1)
+        self.register_buffer("_signs", signs, persistent=False)
+        self.register_buffer("_square", torch.cartesian_prod(near, near), persistent=False)
+
+    def forward(
+        self, features: Tensor, moving: Moving, things: Things, older: Tensor, newest: Tensor, sprites: Tensor
+    ) -> Tensor:
+        """Scores of every step of every thing.
+
+        Args:
+            features: (batch, channels, height, width).
+            moving: of :func:`dreamgym.models.motion.find_moving`.
+            things: of :func:`find_things`.
+            older: (batch, height, width) int64, z_{t-1}.
+            newest: (batch, height, width) int64, z_t.
+            sprites: (codes, cell, cell) float32, what a code shows that the background does not.
+
+        Returns:
+            (things, STEPS + 1) float32; the last step is that it is not to be found any more.
+        """
+        cells = moving.cells[things.cell]
+        # Nothing was to be seen in a latent that was not seen.
+        shown = F.pad(sprites, (0, 0, 0, 0, 0, 1))
+        crops = [
+            squares(as_frames(shown[latent]), cells[:, 0], things.centre - _SEEN, 2 * _SEEN + 1, self.wraps).flatten(1)
+            for latent in (newest, older)
+        ]
+        maps = features.permute(0, 2, 3, 1)
+        if not self.wraps:
+            maps = F.pad(maps, (0, 0, 1, 1, 1, 1))
+        around = places_around_wrapped if self.wraps else places_around
+        places = around(cells, maps.shape[1], maps.shape[2], 1)
+        near = maps.reshape(-1, maps.shape[-1]).index_select(0, places.flatten()).view(len(cells), -1)
+        step, (row, column) = moving.step[things.cell], things.centre.unbind(1)
+        hidden = self.seen(torch.cat(crops, dim=1)) + self.around(near) + self.before(step)
+        hidden = hidden + self.row(row % self.row.num_embeddings) + self.column(column % self.column.num_embeddings)
+        hidden = self.dropout(F.relu(hidden))
+        hidden = hidden + F.relu(self.mix(hidden))
+        # A change of the last step or of its mirror image is one of the steps, where the last one is known.
+        to = (step_pixels(step)[:, None, None] * self._signs[:, None] + self._square).flatten(1, 2)
+        inside = (to.abs() <= REACH).all(dim=-1) & (step < STEPS)[:, None]
+        number = torch.where(inside, step_number(to), STEPS + 1)
+        scores = F.pad(self.steps(hidden).float(), (0, 1)).scatter_add(1, number, self.change(hidden).float())
+        return scores[: things.count, :-1]
+
+    @staticmethod
+    def draw(
+        scores: Tensor, moving: Moving, things: Things, uniforms: Tensor, temperature: float, least: float
+    ) -> Tensor:
+        """Draw a step for every thing.
+
+        Args:
+            scores: of :meth:`forward`.
+            moving: whose cells.
+            things: whose scores.
+            uniforms: (batch, height, width) in [0, 1).
+            temperature: divides the scores; 0 takes the most likely step.
+            least: see :func:`dreamgym.models.joint.drop_unlikely`.
+
+        Returns:
+            (cells,) int64, the step of each cell.
+        """
+        own = uniforms[tuple(moving.cells[things.cell[: things.count]].T)]
+        return sample_categorical(drop_unlikely(scores, least), anew(own, _OTHER), temperature)[things.thing]
+
+
+class StepReward(nn.Module):
+    """What the place and the last step of each thing say of the reward: scores that are summed over things.
+
+    A ball in the last column is worth a point, and was seen in it in few of many steps: told of it in so many words,
+    the reward is learned from those few.
+    """
+
+    def __init__(self, size: tuple[int, int], hidden: int = 64, dropout: float = 0.2) -> None:
+        """Build the network for frames of ``size`` pixels, with so many units, of which ``dropout`` are not seen."""
+        super().__init__()
+        self.row, self.column = (nn.Embedding(pixels, hidden) for pixels in (-(-size[0] // _ROWS), size[1]))
+        self.given = nn.Linear(7, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.mix = nn.Linear(hidden, hidden)
+        self.scores = nn.Linear(hidden, 3, bias=False)
+        for table in (self.row, self.column):
+            nn.init.normal_(table.weight, std=0.1)
+        nn.init.zeros_(self.scores.weight)
+
+    def forward(self, moving: Moving, things: Things, batch: int) -> Tensor:
+        """Scores (batch, 3) of the rewards -1, 0 and 1."""
+        step = moving.step[things.cell]
+        known = (step < STEPS).float()
+        pixels = step_pixels(step) / REACH * known[:, None]
+        brightness = moving.came[things.cell].flatten(1).amax(dim=1)
+        given = torch.stack([2 * brightness, things.mass / 4, known], dim=1)
+        given = torch.cat([given, pixels, pixels.sign()], dim=1)
+        row, column = (things.centre[:, 0] // _ROWS) % self.row.num_embeddings, things.centre[:, 1]
+        placed = self.row(row) + self.column(column % self.column.num_embeddings)
+        hidden = self.dropout(F.relu(placed + self.given(given)))
+        scores = self.scores(F.relu(self.mix(hidden))).float()[: things.count]
+        which = moving.cells[things.cell[: things.count], 0]
+        return torch.zeros(batch, 3, device=scores.device).index_add(0, which, scores)
