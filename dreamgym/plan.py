@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,6 +30,7 @@ from dreamgym.fit import Fitter
 from dreamgym.hardware import describe_machine, matmul_rates
 from dreamgym.latents import encode_replay
 from dreamgym.loop import game_actions
+from dreamgym.models.candidates import CandidateHead
 from dreamgym.real import make_game_env
 from dreamgym.real_env import make_real_env
 from dreamgym.replay import Replay
@@ -38,6 +40,12 @@ from dreamgym.world_model import WorldModel, WorldModelConfig
 
 _FEWEST = 1_000
 """Real steps at least that everything else is measured on."""
+
+_MOMENTS = 64
+"""Latents from which it is told how many cells change."""
+
+_LOOKED_AT = 3.0
+"""Cells that dynamics look at, once they have learned, for one that changes: in Pong 24 for 8."""
 
 _CHUNK = 512
 """Frames that are encoded at once."""
@@ -244,6 +252,7 @@ class _Probe:
         quantized = replace(config.fit, unquantized_updates=0, settled_updates=0)
         self._fitter = Fitter(self.model, quantized)
         self._dream: Dream | None = None
+        self._latents: npt.NDArray[np.uint8] | None = None
         self._agent: Any = None
 
     @property
@@ -289,7 +298,7 @@ class _Probe:
         return self._measure(seconds, lambda: self.model.encode(frames, _CHUNK), _CHUNK)
 
     def dynamics(self, seconds: float) -> tuple[float, float]:
-        """An update of the dynamics, after some: which cells may change is learned first, and costs."""
+        """An update of the dynamics, once they know how few cells may change."""
         fitter, updates = self._fitter, 10
         if self.config.fit.interleaved:
 
@@ -297,12 +306,36 @@ class _Probe:
                 return fitter.fit(self.replay, 0, updates, self._rng, self._generator, progress=False)
 
         else:
-            latents = encode_replay(self.model, self.replay)
+            latents = self._encoded()
 
             def act() -> Any:
                 return fitter.fit_dynamics(self.replay, latents, updates, self._rng, self._generator, progress=False)
 
-        return self._measure(seconds, act, updates, learning=0.5)
+        act()
+        self._mature()
+        return self._measure(seconds, act, updates)
+
+    def _mature(self) -> None:
+        """Let as few cells be looked at as a gate does that has learned which may change.
+
+        A young one lets nearly all in, and what draws them takes ten times as long as it will for most of a run.
+        """
+        head = getattr(self.model.dynamics, "latent_head", None)
+        if not isinstance(head, CandidateHead):
+            return
+        latents = torch.as_tensor(self._encoded()[-_MOMENTS - 1 :]).long().to(self.device)
+        changes = float((latents[1:] != latents[:-1]).float().mean())
+        state = self.model.initial_state(_MOMENTS)
+        actions = torch.as_tensor(self.replay.actions_at(np.arange(len(self.replay))[-_MOMENTS:])).to(self.device)
+        prediction, _ = self.model.step(latents[:-1], actions, state)
+        chances = prediction.latent[:, -2].flatten().float()
+        head.threshold = float(chances.quantile(max(0.0, 1 - _LOOKED_AT * changes)))
+
+    def _encoded(self) -> npt.NDArray[np.uint8]:
+        """The latents of all that was played."""
+        if self._latents is None:
+            self._latents = encode_replay(self.model, self.replay)
+        return self._latents
 
     def train(self, seconds: float) -> tuple[float, float]:
         """An imagined step of the agent, its updates included."""
@@ -386,26 +419,20 @@ class _Probe:
         """A dream of what was learned so far."""
         if self._dream is None:
             windows = self.replay.sample_starts(256, self.config.dream.context, self._rng)
-            latents = torch.as_tensor(encode_replay(self.model, self.replay))[torch.as_tensor(windows.indices)]
+            latents = torch.as_tensor(self._encoded())[torch.as_tensor(windows.indices)]
             actions, mask = torch.as_tensor(self.replay.actions_at(windows.indices)), torch.as_tensor(windows.mask)
             elapsed = torch.as_tensor(self.replay.elapsed_at(windows.indices[:, 0]))
             starts = StartStates(latents, actions, mask, elapsed)
             self._dream = Dream(self.model, starts, self.config.dream.latent_stack, self._metadata)
         return self._dream
 
-    def _measure(
-        self, seconds: float, act: Callable[[], Any], items: int, *, learning: float = 0.0
-    ) -> tuple[float, float]:
-        """Seconds and operations of one of a call's ``items``; ``learning`` is the share of the time not counted."""
+    def _measure(self, seconds: float, act: Callable[[], Any], items: int) -> tuple[float, float]:
+        """Seconds and operations of one of a call's ``items``."""
         with FlopCounterMode(display=False) as counter:
             act()
         self._wait()
-        started = time.perf_counter()
-        while time.perf_counter() - started < learning * seconds:
-            act()
-            self._wait()
         calls, begun = 0, time.perf_counter()
-        while calls == 0 or time.perf_counter() - started < seconds:
+        while calls == 0 or time.perf_counter() - begun < seconds:
             act()
             self._wait()
             calls += 1

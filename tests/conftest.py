@@ -31,6 +31,7 @@ COARSE_DYNAMICS = {
     "clock": dataclasses.replace(TINY_RESIDUAL, clock=12),
     "merged cells": dataclasses.replace(TINY_LSTM, patch=2),
     "two grids": TINY_MULTISCALE,
+    "things": dataclasses.replace(TINY_MULTISCALE, memory=2, motion=True, step_hidden=8),
 }
 """Dynamics on a grid of 6x6 whatever the latent's, which shall be 12x12: ``stages=3``."""
 
@@ -38,10 +39,11 @@ COARSE_DYNAMICS = {
 @functools.cache
 def _tiny_world_model(frame_stack: int, stages: int, dynamics: DynamicsConfig) -> WorldModel:
     """A world model that has learned nothing, but whose encoder tells frames apart."""
+    follows = getattr(dynamics, "motion", False)
     config = WorldModelConfig(
         game="Pong",
         num_actions=6,
-        codec=VQVAEConfig(frame_stack=frame_stack, width=4, stages=stages),
+        codec=VQVAEConfig(frame_stack=frame_stack, width=4, stages=stages, sprites=follows),
         dynamics=dynamics,
         bf16=False,
     )
@@ -60,6 +62,10 @@ def _tiny_world_model(frame_stack: int, stages: int, dynamics: DynamicsConfig) -
             codec.encoder(images / 255)
     codec.eval()
     codec.seed_codebook(images, torch.Generator().manual_seed(0))
+    if follows:
+        # Every second code shows something.
+        shows = torch.rand(codec.sprites.shape, generator=torch.Generator().manual_seed(0)) < 0.1
+        codec.sprites.copy_(shows * (torch.arange(codec.num_codes) % 2)[:, None, None])
     return world_model
 
 

@@ -49,6 +49,7 @@ SETTINGS = {
         {"fine_blocks": 2},
         {"end_head": False},
         {"clock": 4},
+        {"motion": True, "step_hidden": 8},
     ],
 }
 
@@ -63,7 +64,11 @@ def fresh(kind: str, **settings):
     torch.manual_seed(0)
     config, dynamics = KINDS[kind]
     module = dynamics(config(**{**SMALL[kind], **settings}), (CHANNELS, HEIGHT, WIDTH), CODES, ACTIONS).eval()
-    module.look_up(torch.randn(CODES, CHANNELS))
+    if settings.get("motion"):
+        sprites = (torch.rand(CODES, 4, 4) < 0.2).float()
+        module.look_up(torch.randn(CODES, CHANNELS), sprites, torch.zeros(HEIGHT, WIDTH, dtype=torch.int64))
+    else:
+        module.look_up(torch.randn(CODES, CHANNELS))
     return module
 
 

@@ -126,7 +126,7 @@ class Dynamics(Protocol):
         ...
 
     def latent_log_probability(self, prediction: Prediction, latents: Tensor) -> Tensor:
-        """How likely ``latents`` (..., height, width) int64 are: (..., height, width), whose sum is their log-chance."""
+        """Log-chances (..., height, width) whose sum is that of the next latents (..., height, width) int64."""
         ...
 
     def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Moving(NamedTuple):
     new: Tensor
     """(batch, rows, columns) float32: all of them as frames."""
     step: Tensor
-    """(count,) int64: how it came there since the latent before, of :func:`step_number`; ``STEPS`` if it was nowhere."""
+    """(count,) int64: :func:`step_number` of how it came there from the latent before; ``STEPS`` if it was nowhere."""
     thing: Tensor
     """(count,) int64: the first of the cells that show the same thing."""
 
@@ -82,10 +82,10 @@ def find_moving(older: Tensor, newest: Tensor, sprites: Tensor, wraps: bool, ste
     # Only what shows something new can go on.
     brightness = came.flatten(1).abs().amax(dim=1)
     moving = brightness > 0
-    if steps is None:
-        old = _drawn(left, cells, newest.shape)
+    changed = cells
     cells, came, brightness = cells[moving], came[moving], brightness[moving]
     if steps is None:
+        old = _drawn(left, changed, newest.shape)
         number = _find(new, old, cells, sprites.shape[1], wraps)
         # Found up and to the left, it went down and to the right.
         step = torch.where(number < STEPS, STEPS - 1 - number, STEPS)
@@ -102,7 +102,7 @@ def next_step(moving: Moving, newest: Tensor, following: Tensor, sprites: Tensor
     Returns:
         (count,) int64: :func:`step_number`, ``STEPS`` where it is not to be found any more.
     """
-    cells, came, _, new = _changes(newest, following, sprites)
+    new = _changes(newest, following, sprites)[3]
     number = _find(moving.new, new, moving.cells, sprites.shape[1], wraps)
     there = sprites[following[tuple(moving.cells.T)]]
     shown = moving.came != 0
@@ -198,7 +198,7 @@ def _find(frames: Tensor, others: Tensor, cells: Tensor, side: int, wraps: bool)
 
 def _things(cells: Tensor, kind: Tensor, shape: torch.Size) -> Tensor:
     """For each cell (count, 3) the first one of its kind among those at most two cells away, and so on once more."""
-    batch, height, width = shape
+    height, width = shape[1:]
     numbers = torch.arange(len(cells), device=cells.device)
     if len(cells) == 0:
         return numbers

@@ -1,11 +1,12 @@
 """Of all the steps that a thing could make one is drawn, for all its cells together.
 
-Cell by cell, a model that is not sure where a ball goes gives each of the cells where it could be a small chance, and in
-a case that it has not seen hardly any: the ball is drawn in none of them, and is gone. Here the chances of the steps of
-one thing, in pixels, sum to one, as those of the kernels of Finn et al. 2016 ("Unsupervised learning for physical
-interaction through video prediction", Section 3.1): wherever it goes, it goes somewhere. A thing is what block matching
-(:mod:`dreamgym.models.motion`) found to have just moved or come. The latent in which everything has made its step is
-what the candidates (:mod:`dreamgym.models.candidates`) are told; they draw what else happens.
+Cell by cell, a model that is not sure where a ball goes gives each of the cells where it could be a small chance, and
+in a case that it has not seen hardly any: the ball is drawn in none of them, and is gone. Here the chances of the steps
+of one thing, in pixels, sum to one, as those of the kernels of Finn et al. 2016 ("Unsupervised learning for physical
+interaction through video prediction", Section 3.1): wherever it goes, it goes somewhere. A thing is what is new in a
+latent, whether block matching (:mod:`dreamgym.models.motion`) finds it in the latent before or not. The latent in which
+everything has made its step is what the candidates (:mod:`dreamgym.models.candidates`) are told; they draw what else
+happens.
 """
 
 from typing import NamedTuple
@@ -43,16 +44,16 @@ class Things(NamedTuple):
     In products of few rows the last bits of one depend on how many there are.
     """
 
-    count: int
+    number: int
     """Of things."""
     cell: Tensor
-    """(count + filling,) int64: the first cell of each, which stands for it."""
+    """(number + filling,) int64: the first cell of each, which stands for it."""
     thing: Tensor
     """(cells,) int64: which thing each cell shows."""
     centre: Tensor
-    """(count + filling, 2) int64: row and column of the centre of mass, in pixels."""
+    """(number + filling, 2) int64: row and column of the centre of mass, in pixels."""
     mass: Tensor
-    """(count + filling,) float32: sum of what its pixels differ from the background."""
+    """(number + filling,) float32: sum of what its pixels differ from the background."""
 
 
 def find_things(moving: Moving) -> Things:
@@ -71,6 +72,9 @@ def find_things(moving: Moving) -> Things:
 
 class StepHead(nn.Module):
     """p(step of each thing | features, z_{t-1}, z_t)."""
+
+    _signs: Tensor
+    _square: Tensor
 
     def __init__(
         self, channels: int, size: tuple[int, int], hidden: int, dropout: float = 0.3, wraps: bool = False
@@ -136,7 +140,7 @@ class StepHead(nn.Module):
         near = maps.reshape(-1, maps.shape[-1]).index_select(0, places.flatten()).view(len(cells), -1)
         step, (row, column) = moving.step[things.cell], things.centre.unbind(1)
         hidden = self.seen(torch.cat(crops, dim=1)) + self.around(near) + self.before(step)
-        hidden = hidden + self.row(row % self.row.num_embeddings) + self.column(column % self.column.num_embeddings)
+        hidden = hidden + self.row(row % len(self.row.weight)) + self.column(column % len(self.column.weight))
         hidden = self.dropout(F.relu(hidden))
         hidden = hidden + F.relu(self.mix(hidden))
         # A change of the last step or of its mirror image is one of the steps, where the last one is known.
@@ -144,7 +148,7 @@ class StepHead(nn.Module):
         inside = (to.abs() <= REACH).all(dim=-1) & (step < STEPS)[:, None]
         number = torch.where(inside, step_number(to), STEPS + 1)
         scores = F.pad(self.steps(hidden).float(), (0, 1)).scatter_add(1, number, self.change(hidden).float())
-        return scores[: things.count, :-1]
+        return scores[: things.number, :-1]
 
     @staticmethod
     def draw(
@@ -163,7 +167,7 @@ class StepHead(nn.Module):
         Returns:
             (cells,) int64, the step of each cell.
         """
-        own = uniforms[tuple(moving.cells[things.cell[: things.count]].T)]
+        own = uniforms[tuple(moving.cells[things.cell[: things.number]].T)]
         return sample_categorical(drop_unlikely(scores, least), anew(own, _OTHER), temperature)[things.thing]
 
 
@@ -197,6 +201,6 @@ class StepReward(nn.Module):
         row, column = (things.centre[:, 0] // _ROWS) % self.row.num_embeddings, things.centre[:, 1]
         placed = self.row(row) + self.column(column % self.column.num_embeddings)
         hidden = self.dropout(F.relu(placed + self.given(given)))
-        scores = self.scores(F.relu(self.mix(hidden))).float()[: things.count]
-        which = moving.cells[things.cell[: things.count], 0]
+        scores = self.scores(F.relu(self.mix(hidden))).float()[: things.number]
+        which = moving.cells[things.cell[: things.number], 0]
         return torch.zeros(batch, 3, device=scores.device).index_add(0, which, scores)

@@ -459,9 +459,9 @@ class MultiscaleDynamics(nn.Module):
         return self.latent_head.draw(prepared, uniforms, temperature, self._codes, every)
 
     def _stepped(self, latent: Tensor, following: Tensor, losses: bool = True) -> tuple[Tensor, Tensor]:
-        """What the latent head is given where ``following`` came, and the steps' cross-entropies, (batch, height, width).
+        """What the latent head is given where ``following`` came: every thing has made the step that it made.
 
-        Every thing has then made the step that it made.
+        And the steps' cross-entropies, (batch, height, width), in the first of the cells that show a thing.
         """
         prepared = self._prepared(latent)
         steps = torch.zeros(following.shape, device=latent.device)
@@ -474,7 +474,7 @@ class MultiscaleDynamics(nn.Module):
             carried = self._carry(newest, moving, number)
         if losses and len(moving.cells):
             things = find_things(moving)
-            first = things.cell[: things.count]
+            first = things.cell[: things.number]
             each = F.cross_entropy(self._step_scores(latent, moving, things), number[first], reduction="none")
             steps = steps.index_put(tuple(moving.cells[first].T), each)
         return self.latent_head.tell(prepared, carried), steps
