@@ -45,8 +45,6 @@ class Moving(NamedTuple):
     """(count, 3) int64: batch, row, column."""
     came: Tensor
     """(count, cell, cell) float32: the pixels that are new there, 0 for others."""
-    new: Tensor
-    """(batch, rows, columns) float32: all of them as frames."""
     step: Tensor
     """(count,) int64: :func:`step_number` of how it came there from the latent before; ``STEPS`` if it was nowhere."""
     thing: Tensor
@@ -78,14 +76,14 @@ def find_moving(older: Tensor, newest: Tensor, sprites: Tensor, wraps: bool, ste
         wraps: whether cells at opposite edges are neighbours.
         steps: (batch, height, width), what :meth:`Moving.steps` of the same latents is; None looks for it.
     """
-    cells, came, left, new = _changes(older, newest, sprites)
+    cells, came, left = _changes(older, newest, sprites)
     # Only what shows something new can go on.
     brightness = came.flatten(1).abs().amax(dim=1)
     moving = brightness > 0
     changed = cells
     cells, came, brightness = cells[moving], came[moving], brightness[moving]
     if steps is None:
-        old = _drawn(left, changed, newest.shape)
+        new, old = _drawn(came, cells, newest.shape), _drawn(left, changed, newest.shape)
         number = _find(new, old, cells, sprites.shape[1], wraps)
         # Found up and to the left, it went down and to the right.
         step = torch.where(number < STEPS, STEPS - 1 - number, STEPS)
@@ -93,7 +91,7 @@ def find_moving(older: Tensor, newest: Tensor, sprites: Tensor, wraps: bool, ste
         step = steps[tuple(cells.T)].long()
     # Cells near each other that show the same brightness and came by the same step show one thing.
     kind = step * _KINDS + (brightness * (_KINDS - 1)).long().clamp(max=_KINDS - 1)
-    return Moving(cells, came, new, step, _things(cells, kind, newest.shape))
+    return Moving(cells, came, step, _things(cells, kind, newest.shape))
 
 
 def next_step(moving: Moving, newest: Tensor, following: Tensor, sprites: Tensor, wraps: bool) -> Tensor:
@@ -102,8 +100,9 @@ def next_step(moving: Moving, newest: Tensor, following: Tensor, sprites: Tensor
     Returns:
         (count,) int64: :func:`step_number`, ``STEPS`` where it is not to be found any more.
     """
-    new = _changes(newest, following, sprites)[3]
-    number = _find(moving.new, new, moving.cells, sprites.shape[1], wraps)
+    cells, came, _ = _changes(newest, following, sprites)
+    now, then = (_drawn(*shown, newest.shape) for shown in ((moving.came, moving.cells), (came, cells)))
+    number = _find(now, then, moving.cells, sprites.shape[1], wraps)
     there = sprites[following[tuple(moving.cells.T)]]
     shown = moving.came != 0
     differs = ((there - moving.came).square() * shown).sum(dim=(1, 2))
@@ -145,7 +144,7 @@ def carry(newest: Tensor, moving: Moving, number: Tensor, sprites: Tensor, rest:
     which, value = which[inside], came[which, row, column][inside]
     row_to, column_to = ((to[inside] + origin) % size).unbind(1)
     target = (cells[which, 0] * rows + row_to) * columns + column_to
-    drawn = moving.new.new_zeros(batch * rows * columns).index_add(0, target, value)
+    drawn = came.new_zeros(batch * rows * columns).index_add(0, target, value)
 
     # The cells that something leaves or enters, and the codes that show best what is in them then.
     leaves = torch.zeros_like(newest)
@@ -155,7 +154,7 @@ def carry(newest: Tensor, moving: Moving, number: Tensor, sprites: Tensor, rest:
     shown = touched.nonzero()
     where = tuple(shown.T)
     kept = sprites[newest[where]] - F.pad(came, (0, 0, 0, 0, 1, 0))[leaves[where]]
-    entered = squares(drawn.view(batch, rows, columns), shown[:, 0], shown[:, 1:] * side, side, True)
+    entered = _squares(drawn.view(batch, rows, columns), shown[:, 0], shown[:, 1:] * side, side, True)
     picture = torch.where(entered != 0, entered, kept).flatten(1)
     something = picture.abs().amax(dim=1) > _VISIBLE
     codes = rest[where[1:]]
@@ -170,15 +169,15 @@ def going_on(moving: Moving) -> Tensor:
     return torch.where(moving.step < STEPS, moving.step, STEPS // 2)
 
 
-def _changes(before: Tensor, after: Tensor, sprites: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The cells (count, 3) that change, the pixels that are new in them, those that are gone, and the new as frames."""
+def _changes(before: Tensor, after: Tensor, sprites: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The cells (count, 3) that change, the pixels that are new in them, and those that are gone."""
     cells = ((before != after) & (before < len(sprites))).nonzero()
     was = sprites[before[tuple(cells.T)]]
     now = sprites[after[tuple(cells.T)]]
     changed = (was - now).abs() > _VISIBLE
     came = torch.where(changed & (now.abs() > _VISIBLE), now, 0.0)
     left = torch.where(changed & (was.abs() > _VISIBLE), was, 0.0)
-    return cells, came, left, _drawn(came, cells, after.shape)
+    return cells, came, left
 
 
 def _find(frames: Tensor, others: Tensor, cells: Tensor, side: int, wraps: bool) -> Tensor:
@@ -187,8 +186,8 @@ def _find(frames: Tensor, others: Tensor, cells: Tensor, side: int, wraps: bool)
         return cells.new_zeros(0)
     corner = cells[:, 1:] * side - _MARGIN
     block = side + 2 * _MARGIN
-    blocks = squares(frames, cells[:, 0], corner, block, wraps)
-    area = squares(others, cells[:, 0], corner - REACH, block + 2 * REACH, wraps)
+    blocks = _squares(frames, cells[:, 0], corner, block, wraps)
+    area = _squares(others, cells[:, 0], corner - REACH, block + 2 * REACH, wraps)
     product = F.conv2d(area[None], blocks[:, None], groups=len(cells))[0]
     energy = block**2 * F.avg_pool2d(area.square()[None], block, stride=1)[0]
     alike = 2 * product / (energy + blocks.square().sum(dim=(1, 2), keepdim=True)).clamp(min=1e-6)
@@ -215,16 +214,39 @@ def _things(cells: Tensor, kind: Tensor, shape: torch.Size) -> Tensor:
     return thing
 
 
-def as_frames(pictures: Tensor) -> Tensor:
-    """Pictures of all cells (batch, height, width, cell, cell) as frames (batch, height * cell, width * cell)."""
-    return pictures.transpose(2, 3).flatten(1, 2).flatten(2)
+def shown_around(latent: Tensor, sprites: Tensor, batch: Tensor, corner: Tensor, side: int, wraps: bool) -> Tensor:
+    """Squares of what a latent shows, without drawing all of it.
+
+    Args:
+        latent: (batch, height, width) int64; codes beyond the last sprite show nothing.
+        sprites: (codes, cell, cell) float32.
+        batch: (count,) int64, which latents.
+        corner: (count, 2) int64, rows and columns of the upper left corners in pixels.
+        side: of the squares in pixels.
+        wraps: whether there is the other edge beyond an edge, or nothing.
+
+    Returns:
+        (count, side, side) float32.
+    """
+    cell = sprites.shape[1]
+    sprites = F.pad(sprites, (0, 0, 0, 0, 0, 1))
+    offsets = torch.arange(side, device=latent.device)
+    row, column = corner[:, :1] + offsets, corner[:, 1:] + offsets
+    height, width = latent.shape[1] * cell, latent.shape[2] * cell
+    rows, columns = (row % height)[:, :, None], (column % width)[:, None, :]
+    codes = latent[batch[:, None, None], rows // cell, columns // cell]
+    seen = sprites[codes, rows % cell, columns % cell]
+    if wraps:
+        return seen
+    beyond = ((row < 0) | (row >= height))[:, :, None] | ((column < 0) | (column >= width))[:, None, :]
+    return seen.masked_fill(beyond, 0.0)
 
 
 def _drawn(pictures: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
     """Pictures (count, cell, cell) of some cells, the others blank, as frames (batch, height * cell, width * cell)."""
     blank = pictures.new_zeros(*shape, *pictures.shape[1:])
     blank[tuple(cells.T)] = pictures
-    return as_frames(blank)
+    return blank.transpose(2, 3).flatten(1, 2).flatten(2)
 
 
 def _nearest(pictures: Tensor, sprites: Tensor) -> Tensor:
@@ -236,7 +258,7 @@ def _nearest(pictures: Tensor, sprites: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def squares(frames: Tensor, batch: Tensor, corner: Tensor, side: int, wraps: bool) -> Tensor:
+def _squares(frames: Tensor, batch: Tensor, corner: Tensor, side: int, wraps: bool) -> Tensor:
     """Squares of frames (count, side, side), by batch (count,) and upper left corner (count, 2).
 
     Beyond the edge there is the other edge, or nothing.

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamgym.models.joint import drop_unlikely
-from dreamgym.models.motion import REACH, STEPS, Moving, as_frames, squares, step_number, step_pixels
+from dreamgym.models.motion import REACH, STEPS, Moving, shown_around, step_number, step_pixels
 from dreamgym.models.patches import BLOCK, places_around, places_around_wrapped
 from dreamgym.streams import anew, sample_categorical
 
@@ -126,10 +126,9 @@ class StepHead(nn.Module):
             (things, STEPS + 1) float32; the last step is that it is not to be found any more.
         """
         cells = moving.cells[things.cell]
-        # Nothing was to be seen in a latent that was not seen.
-        shown = F.pad(sprites, (0, 0, 0, 0, 0, 1))
+        corner, side = things.centre - _SEEN, 2 * _SEEN + 1
         crops = [
-            squares(as_frames(shown[latent]), cells[:, 0], things.centre - _SEEN, 2 * _SEEN + 1, self.wraps).flatten(1)
+            shown_around(latent, sprites, cells[:, 0], corner, side, self.wraps).flatten(1)
             for latent in (newest, older)
         ]
         maps = features.permute(0, 2, 3, 1)
