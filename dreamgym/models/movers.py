@@ -34,6 +34,9 @@ _CHANGES = (2 * _NEAR + 1) ** 2
 _ROWS = 8
 """Rows of pixels that :class:`StepReward` does not tell apart."""
 
+_OUTSIDE = 10.0
+"""By which the score of a step out of the screen is less."""
+
 _OTHER = 7
 """Which of the numbers made anew of a cell's uniform one its step is drawn by (:func:`dreamgym.streams.anew`)."""
 
@@ -110,7 +113,14 @@ class StepHead(nn.Module):
         self.register_buffer("_square", torch.cartesian_prod(near, near), persistent=False)
 
     def forward(
-        self, features: Tensor, moving: Moving, things: Things, older: Tensor, newest: Tensor, sprites: Tensor
+        self,
+        features: Tensor,
+        moving: Moving,
+        things: Things,
+        older: Tensor,
+        newest: Tensor,
+        sprites: Tensor,
+        origin: Tensor,
     ) -> Tensor:
         """Scores of every step of every thing.
 
@@ -121,6 +131,7 @@ class StepHead(nn.Module):
             older: (batch, height, width) int64, z_{t-1}.
             newest: (batch, height, width) int64, z_t.
             sprites: (codes, cell, cell) float32, what a code shows that the background does not.
+            origin: (2,) int64, row and column of the grid, in pixels, where the screen begins.
 
         Returns:
             (things, STEPS + 1) float32; the last step is that it is not to be found any more.
@@ -147,7 +158,13 @@ class StepHead(nn.Module):
         inside = (to.abs() <= REACH).all(dim=-1) & (step < STEPS)[:, None]
         number = torch.where(inside, step_number(to), STEPS + 1)
         scores = F.pad(self.steps(hidden).float(), (0, 1)).scatter_add(1, number, self.change(hidden).float())
-        return scores[: things.number, :-1]
+        # A ball that would have left the screen before it is worth a point was never seen, and what was not seen has
+        # some chance.
+        size = torch.tensor([len(self.row.weight), len(self.column.weight)], device=step.device)
+        at = (things.centre - origin) % size
+        ends = at[:, None] + step_pixels(torch.arange(STEPS, device=step.device))
+        leaves = ((ends < 0) | (ends >= size)).any(dim=-1)
+        return (scores[:, :-1] - _OUTSIDE * F.pad(leaves.float(), (0, 1)))[: things.number]
 
     @staticmethod
     def draw(

@@ -483,7 +483,9 @@ class MultiscaleDynamics(nn.Module):
         """The step head's scores of all things in a prediction's latent."""
         assert self.step_head is not None
         features = self._prepared(latent)[:, : self.config.fine]
-        return self.step_head(features, moving, things, latent[:, 0].long(), latent[:, -1].long(), self.sprites)
+        return self.step_head(
+            features, moving, things, latent[:, 0].long(), latent[:, -1].long(), self.sprites, self.origin
+        )
 
     def _moving(self, latent: Tensor) -> Moving:
         """What moves in a prediction's latent, which knows the steps."""
