@@ -326,7 +326,9 @@ class _Probe:
         latents = torch.as_tensor(self._encoded()[-_MOMENTS - 1 :]).long().to(self.device)
         changes = float((latents[1:] != latents[:-1]).float().mean())
         state = self.model.initial_state(_MOMENTS)
-        actions = torch.as_tensor(self.replay.actions_at(np.arange(len(self.replay))[-_MOMENTS:])).to(self.device)
+        actions = torch.as_tensor(self.replay.actions_at(np.arange(len(self.replay))[-_MOMENTS - 1 : -1])).to(
+            self.device
+        )
         prediction, _ = self.model.step(latents[:-1], actions, state)
         chances = prediction.latent[:, -2].flatten().float()
         head.threshold = float(chances.quantile(max(0.0, 1 - _LOOKED_AT * changes)))

@@ -9,6 +9,7 @@ from dreamgym.models.motion import REACH, STEPS, carry, find_moving, next_step, 
 from dreamgym.models.movers import StepReward, find_things
 from dreamgym.models.multiscale import MultiscaleConfig
 
+PIXELS = HEIGHT * SIDE, WIDTH * SIDE
 STILL = step_number(torch.zeros(2, dtype=torch.int64))
 
 
@@ -30,7 +31,7 @@ def test_steps_have_numbers():
 def test_the_cells_of_one_ball_are_one_thing_and_of_two_balls_two():
     # The first lies in two cells of a column.
     found = moving(latent((9, 4), (30, 20)), latent((11, 7), (28, 16)))
-    things = find_things(found)
+    things = find_things(found, PIXELS)
     assert len(found.cells) == 3 and things.number == 2
     assert things.thing.tolist() == [0, 0, 1] and things.cell[:2].tolist() == [0, 2]
     # Balls are two pixels high.
@@ -44,14 +45,33 @@ def test_things_of_other_brightness_or_speed_are_others_though_they_touch():
     # In cells that touch at a corner.
     dim = (newest == latent((14, 15))) & (newest != 0)
     found = find_moving(older, torch.where(dim, newest + len(SPRITES), newest), sprites, True)
-    assert find_things(found).number == 2
+    assert find_things(found, PIXELS).number == 2
     found = moving(latent((6, 6), (16, 17)), newest)
-    assert find_things(found).number == 2 and set(found.step.tolist()) == {number(2, 2), number(-2, -2)}
+    assert find_things(found, PIXELS).number == 2 and set(found.step.tolist()) == {number(2, 2), number(-2, -2)}
     # At the same speed, but one of them dim.
     older, newest = latent((6, 6), (12, 13)), latent((8, 8), (14, 15))
-    assert find_things(moving(older, newest)).number == 1
+    assert find_things(moving(older, newest), PIXELS).number == 1
     found = find_moving(older, torch.where(dim, newest + len(SPRITES), newest), sprites, True)
-    assert find_things(found).number == 2
+    assert find_things(found, PIXELS).number == 2
+
+
+def test_a_ball_on_both_sides_of_an_edge_of_the_grid_is_one_thing():
+    last = HEIGHT * SIDE - 1
+    found = moving(latent((last - 2, 8)), latent((last, 10)))
+    things = find_things(found, PIXELS)
+    assert len(found.cells) == 2 and things.number == 1 and things.centre[0].tolist() in ([last, 10], [0, 10])
+
+
+def test_of_steps_along_a_bar_the_shortest_is_taken():
+    # Code 1 + k shows a line down its whole cell in column k.
+    sprites = torch.cat([torch.zeros(1, SIDE, SIDE), torch.eye(SIDE)[:, None].expand(SIDE, SIDE, SIDE)])
+    bars = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.int64)
+    bars[0, 2:7, 3], bars[1, 2:7, 4] = 1, 3
+    found = find_moving(bars[:1], bars[1:], sprites, True)
+    things = find_things(found, PIXELS)
+    assert set(found.step.tolist()) == {number(0, 6)} and things.number == 1
+    assert torch.equal(found.thing[found.thing], found.thing)
+    assert torch.equal(next_step(found, bars[1:], bars[1:], sprites, True), torch.full((5,), int(STILL)))
 
 
 def test_what_was_found_once_is_not_looked_for_again():
@@ -164,7 +184,7 @@ def test_a_reward_is_told_by_the_place_of_a_thing():
     head = StepReward((HEIGHT * SIDE, WIDTH * SIDE)).eval()
     torch.nn.init.normal_(head.scores.weight)
     found = moving(torch.cat([latent((9, 4))] * 3), torch.cat([latent((11, 7)), latent((11, 9)), latent()]))
-    scores = head(found, find_things(found), 3)
+    scores = head(found, find_things(found, PIXELS), 3)
     assert scores.shape == (3, 3) and not torch.allclose(scores[0], scores[1], atol=1e-3)
     assert not scores[2].any()
 

@@ -126,7 +126,7 @@ class Dynamics(Protocol):
         ...
 
     def latent_log_probability(self, prediction: Prediction, latents: Tensor) -> Tensor:
-        """Log-chances (..., height, width) whose sum is that of the next latents (..., height, width) int64."""
+        """Log-chances (..., height, width) whose sum is at most that of the next latents (..., height, width) int64."""
         ...
 
     def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:

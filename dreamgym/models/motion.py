@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamgym.models.patches import places_around
+from dreamgym.models.patches import places_around, places_around_wrapped
 
 REACH = 7
 """Pixels that a thing may move in a step, up and down and to both sides."""
@@ -34,8 +34,11 @@ _ALIKE = 0.5
 STEPS = (2 * REACH + 1) ** 2
 """Steps that are told apart, the one in the middle none at all; one more stands for what is not to be found."""
 
-_KINDS = 8
-"""Levels of brightness of things that are told apart."""
+_SHORTER = 1e-3
+"""By which the longest step is less alike: along a bar many are alike, and the shortest of them is taken."""
+
+_BRIGHTER = 0.15
+"""Of white: things that differ by more in their brightest pixels are others."""
 
 
 class Moving(NamedTuple):
@@ -78,10 +81,9 @@ def find_moving(older: Tensor, newest: Tensor, sprites: Tensor, wraps: bool, ste
     """
     cells, came, left = _changes(older, newest, sprites)
     # Only what shows something new can go on.
-    brightness = came.flatten(1).abs().amax(dim=1)
-    moving = brightness > 0
+    moving = came.flatten(1).abs().amax(dim=1) > 0
     changed = cells
-    cells, came, brightness = cells[moving], came[moving], brightness[moving]
+    cells, came = cells[moving], came[moving]
     if steps is None:
         new, old = _drawn(came, cells, newest.shape), _drawn(left, changed, newest.shape)
         number = _find(new, old, cells, sprites.shape[1], wraps)
@@ -89,9 +91,7 @@ def find_moving(older: Tensor, newest: Tensor, sprites: Tensor, wraps: bool, ste
         step = torch.where(number < STEPS, STEPS - 1 - number, STEPS)
     else:
         step = steps[tuple(cells.T)].long()
-    # Cells near each other that show the same brightness and came by the same step show one thing.
-    kind = step * _KINDS + (brightness * (_KINDS - 1)).long().clamp(max=_KINDS - 1)
-    return Moving(cells, came, step, _things(cells, kind, newest.shape))
+    return Moving(cells, came, step, _things(cells, step, brightest(came), newest.shape, wraps))
 
 
 def next_step(moving: Moving, newest: Tensor, following: Tensor, sprites: Tensor, wraps: bool) -> Tensor:
@@ -191,26 +191,43 @@ def _find(frames: Tensor, others: Tensor, cells: Tensor, side: int, wraps: bool)
     product = F.conv2d(area[None], blocks[:, None], groups=len(cells))[0]
     energy = block**2 * F.avg_pool2d(area.square()[None], block, stride=1)[0]
     alike = 2 * product / (energy + blocks.square().sum(dim=(1, 2), keepdim=True)).clamp(min=1e-6)
+    line = torch.arange(-REACH, REACH + 1, device=cells.device).abs()
+    alike = alike - _SHORTER * (line[:, None] + line) / (2 * REACH)
     best, number = alike.flatten(1).max(dim=1)
     return torch.where(best > _ALIKE, number, STEPS)
 
 
-def _things(cells: Tensor, kind: Tensor, shape: torch.Size) -> Tensor:
-    """For each cell (count, 3) the first one of its kind among those at most two cells away, and so on once more."""
+def brightest(came: Tensor) -> Tensor:
+    """How much, and in which direction, the pixel of (count, cell, cell) differs that differs most: (count,)."""
+    pixels = came.flatten(1)
+    return pixels.gather(1, pixels.abs().argmax(dim=1, keepdim=True))[:, 0]
+
+
+def _things(cells: Tensor, step: Tensor, brightness: Tensor, shape: torch.Size, wraps: bool) -> Tensor:
+    """For each cell (count, 3) the first of those that show the same thing.
+
+    They came by the same step, are as bright, and lie at most two cells from each other or from others that do.
+    """
     height, width = shape[1:]
-    numbers = torch.arange(len(cells), device=cells.device)
+    thing = torch.arange(len(cells), device=cells.device)
     if len(cells) == 0:
-        return numbers
-    kinds = F.pad(kind.new_full(shape, -1), (2, 2, 2, 2), value=-1)
-    first = kinds.clone()
-    where = cells[:, 0], cells[:, 1] + 2, cells[:, 2] + 2
-    kinds[where] = kind
-    places = places_around(cells, height + 4, width + 4, 2)
-    alike = kinds.flatten()[places] == kind[:, None]
-    thing = numbers
+        return thing
+    margin = 0 if wraps else 2
+    first = torch.full(shape, len(cells), device=cells.device)
+    first = F.pad(first, (margin,) * 4, value=len(cells))
+    where = cells[:, 0], cells[:, 1] + margin, cells[:, 2] + margin
+    first[where] = thing
+    around = places_around_wrapped if wraps else places_around
+    places = around(cells, height + 2 * margin, width + 2 * margin, 2)
+    near = first.flatten()[places]
+    # Of no cell the step is that of none.
+    steps, shades = F.pad(step, (0, 1), value=-1), F.pad(brightness, (0, 1))
+    alike = (steps[near] == step[:, None]) & ((shades[near] - brightness[:, None]).abs() < _BRIGHTER)
     for _ in range(2):
         first[where] = thing
         thing = torch.where(alike, first.flatten()[places], len(cells)).amin(dim=1)
+        for _ in range(3):
+            thing = thing[thing]
     return thing
 
 

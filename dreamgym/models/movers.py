@@ -3,7 +3,8 @@
 Cell by cell, a model that is not sure where a ball goes gives each of the cells where it could be a small chance, and
 in a case that it has not seen hardly any: the ball is drawn in none of them, and is gone. Here the chances of the steps
 of one thing, in pixels, sum to one, as those of the kernels of Finn et al. 2016 ("Unsupervised learning for physical
-interaction through video prediction", Section 3.1): wherever it goes, it goes somewhere. A thing is what is new in a
+interaction through video prediction", Section 3.1): if it is not gone, which is one chance
+among the others, it goes somewhere. A thing is what is new in a
 latent, whether block matching (:mod:`dreamgym.models.motion`) finds it in the latent before or not. The latent in which
 everything has made its step is what the candidates (:mod:`dreamgym.models.candidates`) are told; they draw what else
 happens.
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamgym.models.joint import drop_unlikely
-from dreamgym.models.motion import REACH, STEPS, Moving, shown_around, step_number, step_pixels
+from dreamgym.models.motion import REACH, STEPS, Moving, brightest, shown_around, step_number, step_pixels
 from dreamgym.models.patches import BLOCK, places_around, places_around_wrapped
 from dreamgym.streams import anew, sample_categorical
 
@@ -37,7 +38,7 @@ _ROWS = 8
 _OUTSIDE = 10.0
 """By which the score of a step out of the screen is less."""
 
-_OTHER = 7
+_OTHER = 1_000
 """Which of the numbers made anew of a cell's uniform one its step is drawn by (:func:`dreamgym.streams.anew`)."""
 
 
@@ -59,18 +60,37 @@ class Things(NamedTuple):
     """(number + filling,) float32: sum of what its pixels differ from the background."""
 
 
-def find_things(moving: Moving) -> Things:
-    """Put together the cells that show the same thing."""
+def find_things(moving: Moving, size: tuple[int, int]) -> Things:
+    """Put together the cells that show the same thing, in frames of ``size`` pixels."""
     cells, came = moving.cells, moving.came.abs()
     first, thing = torch.unique(moving.thing, return_inverse=True)
-    line = torch.arange(came.shape[1], device=cells.device)
+    side = came.shape[1]
+    grid = torch.tensor([size[0] // side, size[1] // side], device=cells.device)
+    # Cells on both sides of an edge of the grid show one thing where they are neighbours: counted from its first.
+    corner = cells[first, 1:]
+    away = (cells[:, 1:] - corner[thing] + grid // 2) % grid - grid // 2
+    line = torch.arange(side, device=cells.device)
     mass = came.sum(dim=(1, 2))
-    row = (came.sum(dim=2) * line).sum(dim=1) + mass * cells[:, 1] * len(line)
-    column = (came.sum(dim=1) * line).sum(dim=1) + mass * cells[:, 2] * len(line)
+    row = (came.sum(dim=2) * line).sum(dim=1) + mass * away[:, 0] * side
+    column = (came.sum(dim=1) * line).sum(dim=1) + mass * away[:, 1] * side
     sums = torch.zeros(len(first), 3, device=mass.device).index_add(0, thing, torch.stack([mass, row, column], dim=1))
     filled = torch.cat([torch.arange(len(first)), torch.zeros(-len(first) % BLOCK, dtype=torch.int64)]).to(cells.device)
-    centre = (sums[:, 1:] / sums[:, :1] + 0.5).long()
+    centre = (corner * side + (sums[:, 1:] / sums[:, :1] + 0.5).floor().long()) % (grid * side)
     return Things(len(first), first[filled], thing, centre[filled], sums[filled, 0])
+
+
+def leaving(things: Things, origin: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which steps carry which thing out of the screen, (number + filling, STEPS) bool.
+
+    Args:
+        things: that make them.
+        origin: (2,) int64, row and column of the grid, in pixels, where the screen begins.
+        size: height and width of the frame in pixels.
+    """
+    pixels = torch.tensor(size, device=origin.device)
+    at = (things.centre - origin) % pixels
+    ends = at[:, None] + step_pixels(torch.arange(STEPS, device=origin.device))
+    return ((ends < 0) | (ends >= pixels)).any(dim=-1)
 
 
 class StepHead(nn.Module):
@@ -150,7 +170,7 @@ class StepHead(nn.Module):
         near = maps.reshape(-1, maps.shape[-1]).index_select(0, places.flatten()).view(len(cells), -1)
         step, (row, column) = moving.step[things.cell], things.centre.unbind(1)
         hidden = self.seen(torch.cat(crops, dim=1)) + self.around(near) + self.before(step)
-        hidden = hidden + self.row(row % len(self.row.weight)) + self.column(column % len(self.column.weight))
+        hidden = hidden + self.row(row) + self.column(column)
         hidden = self.dropout(F.relu(hidden))
         hidden = hidden + F.relu(self.mix(hidden))
         # A change of the last step or of its mirror image is one of the steps, where the last one is known.
@@ -160,10 +180,7 @@ class StepHead(nn.Module):
         scores = F.pad(self.steps(hidden).float(), (0, 1)).scatter_add(1, number, self.change(hidden).float())
         # A ball that would have left the screen before it is worth a point was never seen, and what was not seen has
         # some chance.
-        size = torch.tensor([len(self.row.weight), len(self.column.weight)], device=step.device)
-        at = (things.centre - origin) % size
-        ends = at[:, None] + step_pixels(torch.arange(STEPS, device=step.device))
-        leaves = ((ends < 0) | (ends >= size)).any(dim=-1)
+        leaves = leaving(things, origin, (len(self.row.weight), len(self.column.weight)))
         return (scores[:, :-1] - _OUTSIDE * F.pad(leaves.float(), (0, 1)))[: things.number]
 
     @staticmethod
@@ -211,11 +228,10 @@ class StepReward(nn.Module):
         step = moving.step[things.cell]
         known = (step < STEPS).float()
         pixels = step_pixels(step) / REACH * known[:, None]
-        brightness = moving.came[things.cell].flatten(1).amax(dim=1)
+        brightness = brightest(moving.came[things.cell])
         given = torch.stack([2 * brightness, things.mass / 4, known], dim=1)
         given = torch.cat([given, pixels, pixels.sign()], dim=1)
-        row, column = (things.centre[:, 0] // _ROWS) % self.row.num_embeddings, things.centre[:, 1]
-        placed = self.row(row) + self.column(column % self.column.num_embeddings)
+        placed = self.row(things.centre[:, 0] // _ROWS) + self.column(things.centre[:, 1])
         hidden = self.dropout(F.relu(placed + self.given(given)))
         scores = self.scores(F.relu(self.mix(hidden))).float()[: things.number]
         which = moving.cells[things.cell[: things.number], 0]

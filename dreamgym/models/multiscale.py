@@ -22,8 +22,8 @@ from dreamgym.models.critic import Critic, critic_loss
 from dreamgym.models.dynamics import Prediction, RewardHead
 from dreamgym.models.layers import Conv3x3
 from dreamgym.models.losses import NO_REWARD, code_log_probability, reward_classes
-from dreamgym.models.motion import Moving, carry, find_moving, going_on, next_step
-from dreamgym.models.movers import StepHead, StepReward, Things, find_things
+from dreamgym.models.motion import STEPS, Moving, carry, find_moving, going_on, next_step
+from dreamgym.models.movers import StepHead, StepReward, Things, find_things, leaving
 from dreamgym.models.residual import REWARDED, ResidualBlock, one_by_one, steps_since
 from dreamgym.replay import LONGEST_ELAPSED
 from dreamgym.streams import anew
@@ -194,7 +194,7 @@ class MultiscaleDynamics(nn.Module):
             wraps=config.wraps,
             motion=config.motion,
         )
-        size = self._height * cell, self._width * cell
+        self._pixels = size = self._height * cell, self._width * cell
         hidden = config.step_hidden
         self.step_head = StepHead(fine, size, hidden, wraps=config.wraps) if hidden else None
         self.critic = (
@@ -334,7 +334,7 @@ class MultiscaleDynamics(nn.Module):
             latent = torch.cat([older[:, None].float(), latent], dim=1)
         reward = self.reward_head(self.reward_dropout(torch.cat([trunk, *told], dim=1)))
         if self.reward_steps is not None and moving is not None and len(moving.cells):
-            reward = reward + self.reward_steps(moving, find_things(moving), len(reward))
+            reward = reward + self.reward_steps(moving, find_things(moving, self._pixels), len(reward))
         heads = latent, reward.float(), self._end_logits(trunk).float()
         prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
         if rewards is None:
@@ -379,7 +379,10 @@ class MultiscaleDynamics(nn.Module):
         return flat.unflatten(0, latents.shape[:-2])
 
     def latent_log_probability(self, prediction: Prediction, latents: Tensor) -> Tensor:
-        """Log-chances (..., height, width) of cells; a thing's step counts in the first of the cells that show it."""
+        """Log-chances (..., height, width) of cells; a thing's step counts in the first of the cells that show it.
+
+        Their sum is that of the latent and of the steps that lead to it; others may lead to the same one.
+        """
         following, latent = latents.flatten(0, -3), prediction.latent.flatten(0, -4)
         prepared, steps = self._stepped(latent, following)
         scores = self.latent_head.logits(prepared, following, self._codes)
@@ -451,7 +454,7 @@ class MultiscaleDynamics(nn.Module):
             newest, moving = latent[:, -1].long(), self._moving(latent)
             number = moving.step
             if len(moving.cells):
-                things = find_things(moving)
+                things = find_things(moving, self._pixels)
                 scores = self._step_scores(latent, moving, things)
                 least = self.config.least_chance
                 number = self.step_head.draw(scores, moving, things, uniforms, temperature, least)
@@ -467,13 +470,17 @@ class MultiscaleDynamics(nn.Module):
         steps = torch.zeros(following.shape, device=latent.device)
         if self.step_head is None:
             return prepared, steps
-        newest = latent[:, -1].long()
+        newest, things = latent[:, -1].long(), None
         with torch.autocast(latent.device.type, enabled=False), torch.no_grad():
             moving = self._moving(latent)
             number = next_step(moving, newest, following, self.sprites, self.config.wraps)
+            if len(moving.cells):
+                things = find_things(moving, self._pixels)
+                # What is found on the other side of the screen's edge is something else.
+                out = F.pad(leaving(things, self.origin, self._pixels), (0, 1))[things.thing, number]
+                number = torch.where(out, STEPS, number)
             carried = self._carry(newest, moving, number)
-        if losses and len(moving.cells):
-            things = find_things(moving)
+        if losses and things is not None:
             first = things.cell[: things.number]
             each = F.cross_entropy(self._step_scores(latent, moving, things), number[first], reduction="none")
             steps = steps.index_put(tuple(moving.cells[first].T), each)

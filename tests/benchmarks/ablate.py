@@ -142,7 +142,7 @@ ROWS = {
         but(
             codec=_PUBLISHED,
             fit={**_UNSETTLED, "unquantized_updates": 0},
-            dynamics={"scale": 1, "motion": False, **_EDGES},
+            dynamics={"scale": 1, "motion": False, "step_hidden": 0, **_EDGES},
             dream={"latent_stack": 1},
         ),
     ),
@@ -157,7 +157,12 @@ ROWS = {
     "one-grid": Row("blocks on the coarse grid alone", but(dynamics=replace(_ONE_GRID, patch=4), fit=_WINDOWS)),
     "critic": Row("a critic rejects what would not come, up to seven times", but(dynamics={"redraws": 7}, fit=_CRITIC)),
     "edges-apart": Row("no way round from one edge of the grid to the other", but(dynamics=_EDGES)),
-    "no-motion": Row("the dynamics are not shown where what moves goes", but(dynamics={"motion": False})),
+    "no-motion": Row(
+        "the dynamics are not shown where what moves goes", but(dynamics={"motion": False, "step_hidden": 0})
+    ),
+    "cell-by-cell": Row(
+        "what moves is drawn cell by cell, and the reward not told of it", but(dynamics={"step_hidden": 0})
+    ),
     "coarse-rewards": Row(
         "the reward head is told what the coarse blocks know, and no more", but(dynamics={"reward_channels": 0})
     ),
@@ -192,8 +197,7 @@ ROWS = {
     "long-windows": Row("five windows of 16 steps", but(fit={"sequence_length": 16, "dynamics_batch_size": 5})),
     "adamw": Row("AdamW for all weights", but(fit={"dynamics_optimizer": "adamw", **_ADAMW_RATES})),
     "batch128": Row("four times the batch, so fewer updates", but(fit={"dynamics_batch_size": 128})),
-    "no-code-noise": Row("no code that is shown to the dynamics is swapped", but(fit={"code_noise": 0.0})),
-    "code-noise": Row("five times as many of the codes shown are swapped", but(fit={"code_noise": 0.1})),
+    "code-noise": Row("2 % of the codes that are shown to the dynamics are swapped", but(fit={"code_noise": 0.02})),
     "dropout": Row("a tenth of each block's channels dropped in training", but(dynamics={"dropout": 0.1})),
     "moved": Row(
         "frames moved up or down by up to 8 px, for codec and dynamics, the grid where the screen's edge is",
