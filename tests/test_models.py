@@ -3,11 +3,13 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import make_tiny_dream
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig, best_offset
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, ConvLSTMState, Prediction, parameter_count
+from dreamgym.models.layers import embed_mostly_alike
 from dreamgym.models.losses import continuous_bernoulli_logit
 from dreamgym.models.quantizer import QuantizerConfig
 from dreamgym.world_model import DYNAMICS, DynamicsConfig, WorldModel, WorldModelConfig
@@ -468,3 +470,23 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator_alone():
 def test_settings_out_of_range_are_refused(build):
     with pytest.raises(ConfigError):
         build()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_codes_that_are_mostly_alike_are_embedded_as_any_others(dtype):
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randint(9, (4, 5, 3), generator=generator)
+    anything = torch.randint(9, (6, 4, 5, 3), generator=generator)
+    weight = torch.randn(6, 4, 5, 3, 7, generator=generator).to(dtype)
+    for share in (0.0, 0.1, 1.0):
+        codes = torch.where(torch.rand(anything.shape, generator=generator) < share, anything, first)
+        table = torch.randn(9, 7, generator=generator).to(dtype).requires_grad_()
+        reference = table.detach().float().requires_grad_()
+        shown, expected = embed_mostly_alike(codes, table), F.embedding(codes, reference)
+        assert torch.equal(shown.float(), expected)
+        (shown * weight).sum().backward()
+        (expected * weight.float()).sum().backward()
+        # Added up in full precision, and rounded once.
+        torch.testing.assert_close(
+            table.grad, reference.grad.to(dtype), rtol=1e-5 if dtype == torch.float32 else 8e-3, atol=1e-5
+        )

@@ -64,6 +64,52 @@ class _WrapAround(torch.autograd.Function):
         return inside
 
 
+def embed_mostly_alike(codes: Tensor, table: Tensor) -> Tensor:
+    """``F.embedding`` of maps that show nearly the same in most cells, as those of one game do.
+
+    On a CPU its gradient is added up in full precision, over whole maps; only cells that differ from the first map are
+    looked at one by one.
+
+    Args:
+        codes: (batch, ...) int64.
+        table: (codes, depth).
+
+    Returns:
+        (batch, ..., depth).
+    """
+    if codes.device.type != "cpu" or not torch.is_grad_enabled():
+        # To count what differs is to wait for an accelerator.
+        return F.embedding(codes, table.float() if torch.is_grad_enabled() else table)
+    return _EmbedMostlyAlike.apply(codes, table)
+
+
+class _EmbedMostlyAlike(torch.autograd.Function):
+    """See :func:`embed_mostly_alike`."""
+
+    @staticmethod
+    def forward(ctx: Any, codes: Tensor, table: Tensor) -> Tensor:
+        """Look the codes up."""
+        ctx.save_for_backward(codes)
+        ctx.rows = len(table)
+        return F.embedding(codes, table)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:
+        """The gradient of the table."""
+        (gradient,), (codes,) = grad_outputs, ctx.saved_tensors
+        gradient, codes = gradient.flatten(1, -2), codes.flatten(1)
+        other = (codes != codes[:1]).nonzero()
+        theirs = gradient[tuple(other.T)].float()
+        # As if all maps were the first one, and then what others differ in is moved to the codes that are there.
+        places = torch.zeros(gradient.shape[1:])
+        for each in gradient:
+            # All at once they would be copied in full precision first.
+            places += each
+        places.index_add_(0, other[:, 1], -theirs)
+        table = places.new_zeros(ctx.rows, gradient.shape[-1]).index_add(0, codes[0], places)
+        return None, table.index_add(0, codes[tuple(other.T)], theirs).to(gradient.dtype)
+
+
 class ResidualBlock(nn.Module):
     """Conv -> norm -> ReLU -> Conv 1x1 -> norm, plus the input (Robine et al. 2023, Fig. 4).
 

@@ -20,7 +20,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.models.candidates import CandidateHead
 from dreamgym.models.critic import Critic, critic_loss
 from dreamgym.models.dynamics import Prediction, RewardHead
-from dreamgym.models.layers import Conv3x3
+from dreamgym.models.layers import Conv3x3, embed_mostly_alike
 from dreamgym.models.losses import NO_REWARD, code_log_probability, reward_classes
 from dreamgym.models.motion import STEPS, Moving, carry, find_moving, going_on, next_step
 from dreamgym.models.movers import StepHead, StepReward, Things, find_things, leaving
@@ -310,11 +310,7 @@ class MultiscaleDynamics(nn.Module):
                 moving = find_moving(older, newest, self.sprites, config.wraps)
                 moved = self._carry(newest, moving, going_on(moving))
             views = torch.cat([codes, moved[..., None]], dim=-1)
-        table = self.embed(self.codebook)
-        if torch.is_grad_enabled():
-            # In full precision: a table's gradient sums over very many cells.
-            table = table.float()
-        shown = F.embedding(views, table).flatten(3).permute(0, 3, 1, 2)
+        shown = embed_mostly_alike(views, self.embed(self.codebook)).flatten(3).permute(0, 3, 1, 2)
         done = acted.unfold(1, config.memory, 1).transpose(2, 3).flatten(0, 1).flatten(1)
         given = self.given(done) + self.clock(elapsed[:, :time].flatten())
         given = given[:, :, None, None]
