@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamgym.models.joint import drop_unlikely
-from dreamgym.models.layers import Conv3x3
+from dreamgym.models.layers import Conv3x3, side_by_side
 from dreamgym.models.patches import BLOCK, pad_maps, places_around, places_around_wrapped
 from dreamgym.streams import sample_categorical
 
@@ -108,14 +108,16 @@ class CandidateHead(nn.Module):
             else:
                 gate = gate + onward * (moved != latents)[:, None]
                 parts.append(moved[:, None].to(features.dtype))
-        return torch.cat([*parts, gate, latents[:, None].to(features.dtype)], dim=1)
+        return side_by_side([*parts, gate, latents[:, None].to(features.dtype)])
 
     @staticmethod
     def tell(prepared: Tensor, moved: Tensor) -> Tensor:
         """Of :meth:`prepare` without ``moved`` what it would be with it."""
-        onward, gate, current = prepared[:, -3], prepared[:, -2], prepared[:, -1]
+        # Split, not sliced: each slice's gradient would fill a tensor of its own.
+        features, others = prepared.split([prepared.shape[1] - 3, 3], dim=1)
+        onward, gate, current = others.unbind(1)
         gate = gate + onward * (moved != current.long())
-        return torch.cat([prepared[:, :-3], torch.stack([moved.to(prepared.dtype), gate, current], dim=1)], dim=1)
+        return side_by_side([features, torch.stack([moved.to(prepared.dtype), gate, current], dim=1)])
 
     def loss(self, prepared: Tensor, latents: Tensor, codebook: Tensor) -> Tensor:
         """Cross-entropies of the gate, over all cells, and of the candidates' codes.

@@ -1,5 +1,6 @@
 """Building blocks shared by the networks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -62,6 +63,14 @@ class _WrapAround(torch.autograd.Function):
             inside[:, :, edge, 0] += gradient[:, :, opposite, -1]
             inside[:, :, edge, -1] += gradient[:, :, opposite, 0]
         return inside
+
+
+def side_by_side(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (batch, channels, height, width) in one, channels last in memory.
+
+    ``torch.cat`` does not know the order of maps of one channel, and goes by it.
+    """
+    return torch.cat([each.permute(0, 2, 3, 1) for each in maps], dim=-1).permute(0, 3, 1, 2)
 
 
 def embed_mostly_alike(codes: Tensor, table: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.models.candidates import CandidateHead
 from dreamgym.models.critic import Critic, critic_loss
 from dreamgym.models.dynamics import Prediction, RewardHead
-from dreamgym.models.layers import Conv3x3, embed_mostly_alike
+from dreamgym.models.layers import Conv3x3, embed_mostly_alike, side_by_side
 from dreamgym.models.losses import NO_REWARD, code_log_probability, reward_classes
 from dreamgym.models.motion import STEPS, Moving, carry, find_moving, going_on, next_step
 from dreamgym.models.movers import StepHead, StepReward, Things, find_things, leaving
@@ -323,11 +323,12 @@ class MultiscaleDynamics(nn.Module):
             kept = torch.rand(len(back), 1, 1, 1, device=back.device) >= config.coarse_dropout
             back = back * kept.to(back.dtype)
         fine = F.relu(fine + back)
-        latent = self.latent_head.prepare(fine, newest, None if self.step_head else moved).float()
+        parts = [self.latent_head.prepare(fine, newest, None if self.step_head else moved).float()]
         if self.step_head is not None and moving is not None:
-            latent = torch.cat([moving.steps(newest)[:, None].float(), latent], dim=1)
+            parts = [moving.steps(newest)[:, None].float(), *parts]
         if self._keeps_older and older is not None:
-            latent = torch.cat([older[:, None].float(), latent], dim=1)
+            parts = [older[:, None].float(), *parts]
+        latent = side_by_side(parts)
         reward = self.reward_head(self.reward_dropout(torch.cat([trunk, *told], dim=1)))
         if self.reward_steps is not None and moving is not None and len(moving.cells):
             reward = reward + self.reward_steps(moving, find_things(moving, self._pixels), len(reward))
@@ -451,7 +452,7 @@ class MultiscaleDynamics(nn.Module):
             number = moving.step
             if len(moving.cells):
                 things = find_things(moving, self._pixels)
-                scores = self._step_scores(latent, moving, things)
+                scores = self._step_scores(latent, prepared, moving, things)
                 least = self.config.least_chance
                 number = self.step_head.draw(scores, moving, things, uniforms, temperature, least)
             prepared = self.latent_head.tell(prepared, self._carry(newest, moving, number))
@@ -478,14 +479,14 @@ class MultiscaleDynamics(nn.Module):
             carried = self._carry(newest, moving, number)
         if losses and things is not None:
             first = things.cell[: things.number]
-            each = F.cross_entropy(self._step_scores(latent, moving, things), number[first], reduction="none")
+            each = F.cross_entropy(self._step_scores(latent, prepared, moving, things), number[first], reduction="none")
             steps = steps.index_put(tuple(moving.cells[first].T), each)
         return self.latent_head.tell(prepared, carried), steps
 
-    def _step_scores(self, latent: Tensor, moving: Moving, things: Things) -> Tensor:
-        """The step head's scores of all things in a prediction's latent."""
+    def _step_scores(self, latent: Tensor, prepared: Tensor, moving: Moving, things: Things) -> Tensor:
+        """The step head's scores of all things in a prediction's latent, of which ``prepared`` is a part."""
         assert self.step_head is not None
-        features = self._prepared(latent)[:, : self.config.fine]
+        features = prepared[:, : self.config.fine]
         return self.step_head(
             features, moving, things, latent[:, 0].long(), latent[:, -1].long(), self.sprites, self.origin
         )
