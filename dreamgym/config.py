@@ -82,7 +82,7 @@ class DreamConfig:
         temperature: of the next latent's distribution.
         start_states: real moments a round's dreams may start from.
         newest_share: share of them that is drawn from the newest quarter of the experience, nearer to what the policy
-            does now.
+            does now; the dream of a finished run, which other policies are trained in, has none such.
         stagger: spread the first ages over the horizon, so that not all dreams end in one step.
     """
 

@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,8 @@ class _Run:
                 picture = rollout_strip(dream, held_out, seed)
                 self.writer.add_image("imagined_beside_real", picture, self._interactions(index), dataformats="HWC")
         if last:
+            # What is handed on is for policies that play otherwise, too.
+            dream = replace(dream, starts=self._starts(index, newest_share=0.0))
             dream.metadata |= {"finished": True, "score": score.as_dict()}
             save_dream(self.folder.path, dream)
         return record
@@ -410,13 +413,14 @@ class _Run:
             metadata |= {"action_low": self.actions.low.tolist(), "action_high": self.actions.high.tolist()}
         return metadata
 
-    def _starts(self, index: int) -> StartStates:
-        """Real moments for this round's dreams, with the context before each."""
+    def _starts(self, index: int, newest_share: float | None = None) -> StartStates:
+        """Real moments for this round's dreams, with the context before each; None takes the run's own share."""
         config = self.config
         rng = np.random.default_rng(derive_seed(config.seed, "starts", index))
         dream = config.dream
         count = min(dream.start_states, len(self.replay))
-        windows = self.replay.sample_starts(count, dream.context, rng, dream.newest_share)
+        share = dream.newest_share if newest_share is None else newest_share
+        windows = self.replay.sample_starts(count, dream.context, rng, share)
         needed, places = np.unique(windows.indices, return_inverse=True)
         latents = torch.cat(
             [
