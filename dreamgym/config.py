@@ -313,7 +313,7 @@ def _laptop() -> RunConfig:
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(700, 0),
         # A returned ball is few of many steps, and learned only if it is shown often.
-        dynamics_updates=(2_500, *(1_200,) * 8, 2_500),
+        dynamics_updates=(1_500, *(600,) * 8, 1_200),
         # In the game itself PPO shows nothing before 40,000 steps; in the first dream not before 100,000.
         imagined_steps=(200_000, *(100_000,) * 8, 300_000),
         # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
@@ -370,8 +370,9 @@ def _laptop() -> RunConfig:
             even_share=0.25,
             surprise_correction=0.0,
         ),
-        # A policy learns from what it leads to: dreams long enough to get there, begun where it plays now.
-        dream=DreamConfig(horizon=50, start_states=1024, newest_share=0.75),
+        # A policy learns from what it leads to: dreams long enough to get there. Begun anywhere, they are easy enough for
+        # a policy that has learned nothing yet.
+        dream=DreamConfig(horizon=50, start_states=1024),
         ppo=PPOConfig(learning_rate=6e-4),
         evaluate=EvaluateConfig(every=5),
     )

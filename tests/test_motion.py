@@ -12,7 +12,7 @@ from dreamgym.models.multiscale import MultiscaleConfig, MultiscaleDynamics
 from dreamgym.models.quantizer import QuantizerConfig
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
-SIDE, HEIGHT, WIDTH = 4, 10, 8
+SIDE, HEIGHT, WIDTH = 4, 14, 16
 
 
 def all_sprites():
@@ -48,13 +48,13 @@ ORIGIN = torch.zeros(2, dtype=torch.int64)
 
 
 def after(older, newest, wraps=True, origin=ORIGIN, sprites=SPRITES, rest=REST):
-    moving = find_moving(older, newest, sprites, wraps)
+    moving = find_moving(older, newest, sprites, rest, wraps)
     return carry(newest, moving, going_on(moving), sprites, rest, origin)
 
 
 @pytest.mark.parametrize("step", [(0, 1), (2, 0), (-2, 3), (4, -4), (5, 6), (-REACH, REACH)])
 def test_a_ball_goes_on_at_its_speed_from_every_place_in_a_cell(step):
-    for row in range(16, 20):
+    for row in range(28, 32):
         for column in range(14, 18):
             places = [(row + k * step[0], column + k * step[1]) for k in range(3)]
             older, newest, expected = (latent(place) for place in places)
@@ -117,9 +117,11 @@ def test_a_codec_measures_what_its_codes_show(monkeypatch):
     codes[:, 1, 2] = 3
     monkeypatch.setattr(codec, "encode", lambda shown: codes[: len(shown)])
     codec.learn_sprites([frames])
-    # Of what lies above the background of 51 the mean: (102 + 51) / 2.
-    assert torch.allclose(codec.sprites[3], torch.full((4, 4), 0.3), atol=1e-6)
-    assert not codec.sprites[:3].any()
+    # The mean of 153 and 102.
+    assert torch.allclose(codec.sprites[3], torch.full((4, 4), 0.5), atol=1e-6)
+    # Code 0 is all the rest, background of 51, and codes 1 and 2 are nowhere.
+    assert torch.allclose(codec.sprites[0], torch.full((4, 4), 0.2), atol=1e-6)
+    assert not codec.sprites[1:3].any()
     assert torch.equal(codec.rest, codes[0])
     assert {"sprites", "rest"} <= set(codec.state_dict())
     assert "sprites" not in VQVAE(VQVAEConfig(frame_size=32)).state_dict()

@@ -18,7 +18,7 @@ def number(down, right):
 
 
 def moving(older, newest):
-    return find_moving(older, newest, SPRITES, True)
+    return find_moving(older, newest, SPRITES, REST, True)
 
 
 def test_steps_have_numbers():
@@ -39,20 +39,67 @@ def test_the_cells_of_one_ball_are_one_thing_and_of_two_balls_two():
     assert found.step.tolist() == [number(2, 3)] * 2 + [number(-2, -4)]
 
 
-def test_things_of_other_brightness_or_speed_are_others_though_they_touch():
+def test_what_touches_is_one_thing_if_it_is_as_bright():
     sprites = torch.cat([SPRITES, 0.4 * SPRITES])
-    older, newest = latent((6, 6), (16, 17)), latent((8, 8), (14, 15))
     # In cells that touch at a corner.
-    dim = (newest == latent((14, 15))) & (newest != 0)
-    found = find_moving(older, torch.where(dim, newest + len(SPRITES), newest), sprites, True)
-    assert find_things(found, PIXELS).number == 2
-    found = moving(latent((6, 6), (16, 17)), newest)
-    assert find_things(found, PIXELS).number == 2 and set(found.step.tolist()) == {number(2, 2), number(-2, -2)}
-    # At the same speed, but one of them dim.
     older, newest = latent((6, 6), (12, 13)), latent((8, 8), (14, 15))
     assert find_things(moving(older, newest), PIXELS).number == 1
-    found = find_moving(older, torch.where(dim, newest + len(SPRITES), newest), sprites, True)
+    dim = (newest == latent((14, 15))) & (newest != 0)
+    found = find_moving(older, torch.where(dim, newest + len(SPRITES), newest), sprites, REST, True)
     assert find_things(found, PIXELS).number == 2
+
+
+BARS = torch.ones(SIDE, SIDE).triu()[:, :, None].expand(-1, -1, SIDE)
+BARS = torch.cat([torch.zeros(1, SIDE, SIDE), BARS, 1 - BARS[1:]])
+"""Codes 1 to 4 show the lower rows of a cell, four to one of them, and codes 5 to 7 the upper one, two, three."""
+
+
+def bar(top, column=3, height=9):
+    """A bar as wide as a cell, from row ``top`` of pixels on."""
+    rows = torch.zeros(HEIGHT * SIDE)
+    rows[top : top + height] = 1
+    codes = torch.zeros(1, HEIGHT, WIDTH, dtype=torch.int64)
+    for row, part in enumerate(rows.view(HEIGHT, SIDE)):
+        codes[0, row, column] = next(k for k, sprite in enumerate(BARS) if torch.equal(sprite[:, 0], part))
+    return codes
+
+
+@pytest.mark.parametrize("step", [3, -3, 0, 7])
+def test_a_bar_that_slides_along_itself_is_followed_and_moved_whole(step):
+    older, newest, following = bar(14), bar(17), bar(17 + step)
+    found = find_moving(older, newest, BARS, REST, True)
+    assert find_things(found, PIXELS).number == 1 and set(found.step.tolist()) == {number(3, 0)}
+    steps = next_step(found, newest, following, BARS, REST, True)
+    assert set(steps.tolist()) == {number(step, 0)}
+    assert torch.equal(carry(newest, found, steps, BARS, REST, torch.zeros(2, dtype=torch.int64)), following)
+
+
+def test_what_rests_is_a_thing_too_and_can_begin_to_move():
+    found = find_moving(bar(17), bar(17), BARS, REST, True)
+    assert set(found.step.tolist()) == {int(STILL)}
+    assert set(next_step(found, bar(17), bar(14), BARS, REST, True).tolist()) == {number(-3, 0)}
+
+
+def test_of_a_crowded_latent_only_what_changes_is_followed():
+    full = torch.ones(1, HEIGHT, WIDTH, dtype=torch.int64)
+    changed = full.clone()
+    changed[0, 2, 3] = 4
+    assert not len(find_moving(full, full, BARS, REST, True).cells)
+    assert find_moving(full, changed, BARS, REST, True).cells.tolist() == [[0, 2, 3]]
+
+
+def test_a_darker_thing_in_the_same_cell_stays_behind():
+    # Code 1 shows a ball beside a wall, 2 the wall alone, 3 a ball alone.
+    sprites = torch.zeros(4, SIDE, SIDE)
+    sprites[1:3, :, 0] = 0.2
+    sprites[1::2, 1, 3] = 0.8
+    newest = torch.zeros(1, HEIGHT, WIDTH, dtype=torch.int64)
+    newest[0, 4, 4] = 1
+    found = find_moving(newest, newest, sprites, REST, True)
+    steps = torch.full_like(found.step, number(0, SIDE))
+    expected = torch.zeros_like(newest)
+    expected[0, 4, 4], expected[0, 4, 5] = 2, 3
+    assert torch.equal(carry(newest, found, steps, sprites, REST, torch.zeros(2, dtype=torch.int64)), expected)
 
 
 def test_a_ball_on_both_sides_of_an_edge_of_the_grid_is_one_thing():
@@ -67,25 +114,25 @@ def test_of_steps_along_a_bar_the_shortest_is_taken():
     sprites = torch.cat([torch.zeros(1, SIDE, SIDE), torch.eye(SIDE)[:, None].expand(SIDE, SIDE, SIDE)])
     bars = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.int64)
     bars[0, 2:7, 3], bars[1, 2:7, 4] = 1, 3
-    found = find_moving(bars[:1], bars[1:], sprites, True)
+    found = find_moving(bars[:1], bars[1:], sprites, REST, True)
     things = find_things(found, PIXELS)
     assert set(found.step.tolist()) == {number(0, 6)} and things.number == 1
     assert torch.equal(found.thing[found.thing], found.thing)
-    assert torch.equal(next_step(found, bars[1:], bars[1:], sprites, True), torch.full((5,), int(STILL)))
+    assert torch.equal(next_step(found, bars[1:], bars[1:], sprites, REST, True), torch.full((5,), int(STILL)))
 
 
 def test_what_was_found_once_is_not_looked_for_again():
     older, newest = latent((9, 4), (30, 20)), latent((11, 7), (28, 16))
     found = moving(older, newest)
-    again = find_moving(older, newest, SPRITES, True, found.steps(newest))
+    again = find_moving(older, newest, SPRITES, REST, True, found.steps(newest))
     assert all(torch.equal(*pair) for pair in zip(found, again, strict=True))
 
 
 @pytest.mark.parametrize("step", [(1, 2), (-3, 0), (0, 0), (REACH, -REACH)])
 def test_the_step_that_a_thing_makes_is_found_and_made(step):
-    older, newest, following = latent((9, 4)), latent((14, 10)), latent((14 + step[0], 10 + step[1]))
+    older, newest, following = latent((9, 14)), latent((14, 20)), latent((14 + step[0], 20 + step[1]))
     found = moving(older, newest)
-    steps = next_step(found, newest, following, SPRITES, True)
+    steps = next_step(found, newest, following, SPRITES, REST, True)
     assert steps.tolist() == [number(*step)] * len(found.cells)
     assert torch.equal(carry(newest, found, steps, SPRITES, REST, torch.zeros(2, dtype=torch.int64)), following)
 
@@ -93,7 +140,7 @@ def test_the_step_that_a_thing_makes_is_found_and_made(step):
 def test_what_is_gone_is_taken_away():
     newest = latent((14, 10))
     found = moving(latent((9, 4)), newest)
-    steps = next_step(found, newest, latent(), SPRITES, True)
+    steps = next_step(found, newest, latent(), SPRITES, REST, True)
     assert (steps == STEPS).all()
     assert torch.equal(carry(newest, found, steps, SPRITES, REST, torch.zeros(2, dtype=torch.int64)), latent())
 

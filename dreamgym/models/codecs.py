@@ -115,8 +115,8 @@ class VQVAEConfig:
         motion_weight: extra weight of a pixel that changed since the previous frame, for games that scroll.
         foreground_threshold: how far a grey value must be from the background to count as foreground, in [0, 1].
         pixel_bias: a bias per pixel in the decoder, set to the background's logits before the first fit.
-        sprites: whether what each code shows that the background does not is measured after each fit, for dynamics that
-            follow what moves (:mod:`dreamgym.models.motion`).
+        sprites: whether what each code looks like is measured after each fit, for dynamics that follow what moves
+            (:mod:`dreamgym.models.motion`).
         pictures: whether a code also has a picture of its cell that is added to what the decoder makes of it and its
             neighbours: where a code sees its own cell alone, that is sharp after fewer updates.
         aligned: whether the grid of cells lies on the screen where it makes the fewest kinds of cells. Where a paddle
@@ -241,7 +241,7 @@ class VQVAE(nn.Module):
     offset: Tensor
     """(2,) int64: rows and columns by which the screen is moved on the grid, round its edges; -1: not chosen yet."""
     sprites: Tensor
-    """(codes, cell, cell) float32 in [-1, 1]: what a code shows less the background; zeros before the first fit."""
+    """(codes, cell, cell) float32 in [0, 1]: what a code looks like; zeros before the first fit."""
     rest: Tensor
     """(height, width) int64: the codes of the background."""
 
@@ -393,14 +393,14 @@ class VQVAE(nn.Module):
 
     @torch.no_grad()
     def learn_sprites(self, frames: Iterable[Tensor]) -> None:
-        """Measure what every code shows, the mean of its cells in batches (batch, C, H, W) uint8 of frames."""
+        """Measure what every code looks like, the mean of its cells in batches (batch, C, H, W) uint8 of frames."""
         device, side = self.background.device, self.config.cell
         sums = torch.zeros_like(self.sprites)
         counts = torch.zeros(self.num_codes, device=device)
         for batch in frames:
             codes = self.encode(batch).flatten()
-            shown = self._on_grid(_to_unit(batch[:, -1]) - self.background)
-            cells = shown.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3).flatten(0, 2)
+            screens = self._on_grid(_to_unit(batch[:, -1]))
+            cells = screens.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3).flatten(0, 2)
             sums.index_add_(0, codes, cells)
             counts += torch.bincount(codes, minlength=self.num_codes)
         self.sprites.copy_(sums / counts.clamp(min=1)[:, None, None])

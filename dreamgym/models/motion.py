@@ -1,11 +1,11 @@
-"""What a latent would be if all that has just moved went on: block matching, as video codecs do it.
+"""What a latent would be if all that moves went on: block matching, as video codecs do it.
 
 A code stands for a small picture, and a thing that flies at one speed shows itself in another code at every step: what
 a network on the grid of cells learns of one place inside a cell and one speed tells it nothing of the others. On the
-grid of pixels all of them are the same. What is new in a latent is looked for among what was there in the latent before
-(exhaustive block matching by the sum of squared differences, Jain and Jain 1981), and drawn again as far behind.
-Nothing is learned here; the dynamics are shown the outcome as one more latent, and learn when it is right. It is wrong
-where something bounces, and where it still covers a part of its former place: what is new is then only its front.
+grid of pixels all of them are the same. What differs from the background is put together to things, each is looked for
+in the latent before (exhaustive block matching by the sum of squared differences, Jain and Jain 1981), all of its cells
+at once, and drawn again as far behind. Nothing is learned here; the dynamics are shown the outcome as one more latent,
+and learn when it is right. It is wrong where something bounces or changes its shape.
 """
 
 from typing import NamedTuple
@@ -14,19 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamgym.models.patches import places_around, places_around_wrapped
+from dreamgym.models.patches import pad_maps, places_around, places_around_wrapped
 
-REACH = 7
+REACH = 12
 """Pixels that a thing may move in a step, up and down and to both sides."""
 
-_MARGIN = 2
-"""Pixels around a cell that are compared with it: a thing may lie in two cells."""
+_MOST = 64
+"""Cells of a latent that may differ from the background; where more do, only those that have just changed are things."""
+
+_PART = 0.5
+"""Of the brightness of a thing's brightest pixel in a cell: what is darker there is something else."""
 
 _VISIBLE = 0.12
 """Of white: pixels that differ by less look alike."""
-
-_AT_ONCE = 1_024
-"""Cells whose pictures are compared with all sprites at once."""
 
 _ALIKE = 0.5
 """Least likeness of a thing and what is taken for it elsewhere: twice their product over the sum of their squares."""
@@ -42,12 +42,12 @@ _BRIGHTER = 0.15
 
 
 class Moving(NamedTuple):
-    """What a latent shows that was not there before, cell by cell."""
+    """What a latent shows that the background does not, cell by cell: what moves, and what could."""
 
     cells: Tensor
     """(count, 3) int64: batch, row, column."""
-    came: Tensor
-    """(count, cell, cell) float32: the pixels that are new there, 0 for others."""
+    shown: Tensor
+    """(count, cell, cell) float32: the thing's pixels there, 0 for others."""
     step: Tensor
     """(count,) int64: :func:`step_number` of how it came there from the latent before; ``STEPS`` if it was nowhere."""
     thing: Tensor
@@ -69,56 +69,55 @@ def step_pixels(number: Tensor) -> Tensor:
     return torch.stack([number // side, number % side], dim=-1) - REACH
 
 
-def find_moving(older: Tensor, newest: Tensor, sprites: Tensor, wraps: bool, steps: Tensor | None = None) -> Moving:
-    """What is new in a latent, and where it was before.
+def find_moving(
+    older: Tensor, newest: Tensor, pictures: Tensor, rest: Tensor, wraps: bool, steps: Tensor | None = None
+) -> Moving:
+    """The things of a latent, and where they were before.
 
     Args:
-        older: (batch, height, width) int64, z_{t-1}; codes beyond the last sprite were not seen, and move nothing.
+        older: (batch, height, width) int64, z_{t-1}; codes beyond the last picture were not seen, and show nothing.
         newest: (batch, height, width) int64, z_t.
-        sprites: (codes, cell, cell) float32, what a code shows that the background does not, in [-1, 1].
+        pictures: (codes, cell, cell) float32 in [0, 1], what a code looks like.
+        rest: (height, width) int64, the codes of the background.
         wraps: whether cells at opposite edges are neighbours.
         steps: (batch, height, width), what :meth:`Moving.steps` of the same latents is; None looks for it.
     """
-    cells, came, left = _changes(older, newest, sprites)
-    # Only what shows something new can go on.
-    moving = came.flatten(1).abs().amax(dim=1) > 0
-    changed = cells
-    cells, came = cells[moving], came[moving]
-    if steps is None:
-        new, old = _drawn(came, cells, newest.shape), _drawn(left, changed, newest.shape)
-        number = _find(new, old, cells, sprites.shape[1], wraps)
-        # Found up and to the left, it went down and to the right.
-        step = torch.where(number < STEPS, STEPS - 1 - number, STEPS)
-    else:
-        step = steps[tuple(cells.T)].long()
-    return Moving(cells, came, step, _things(cells, step, brightest(came), newest.shape, wraps))
+    cells = ((newest != rest) & (newest < len(pictures))).nonzero()
+    shown = _belonging(shown_in(newest, pictures, rest, cells))
+    something = shown.flatten(1).any(dim=1)
+    cells, shown = cells[something], shown[something]
+    crowded = torch.bincount(cells[:, 0], minlength=len(newest)) > _MOST
+    if crowded.any():
+        kept = ~crowded[cells[:, 0]] | (newest != older)[tuple(cells.T)]
+        cells, shown = cells[kept], shown[kept]
+    thing = _things(cells, brightest(shown), newest.shape, wraps)
+    if steps is not None:
+        return Moving(cells, shown, steps[tuple(cells.T)].long(), thing)
+    found = Moving(cells, shown, thing, thing)
+    number = _find(found, newest, older, pictures, rest, wraps)
+    # Found up and to the left, it went down and to the right.
+    return found._replace(step=torch.where(number < STEPS, STEPS - 1 - number, STEPS))
 
 
-def next_step(moving: Moving, newest: Tensor, following: Tensor, sprites: Tensor, wraps: bool) -> Tensor:
-    """How what moves in ``newest`` came to where ``following``, the latent after it, shows it.
+def next_step(
+    moving: Moving, newest: Tensor, following: Tensor, pictures: Tensor, rest: Tensor, wraps: bool
+) -> Tensor:
+    """How the things of ``newest`` came to where ``following``, the latent after it, shows them.
 
     Returns:
         (count,) int64: :func:`step_number`, ``STEPS`` where it is not to be found any more.
     """
-    cells, came, _ = _changes(newest, following, sprites)
-    now, then = (_drawn(*shown, newest.shape) for shown in ((moving.came, moving.cells), (came, cells)))
-    number = _find(now, then, moving.cells, sprites.shape[1], wraps)
-    there = sprites[following[tuple(moving.cells.T)]]
-    shown = moving.came != 0
-    differs = ((there - moving.came).square() * shown).sum(dim=(1, 2))
-    stays = differs < (1 - _ALIKE) * moving.came.square().sum(dim=(1, 2))
-    number = torch.where((number == STEPS) & stays, STEPS // 2, number)
-    return number[moving.thing]
+    return _find(moving, newest, following, pictures, rest, wraps)
 
 
-def carry(newest: Tensor, moving: Moving, number: Tensor, sprites: Tensor, rest: Tensor, origin: Tensor) -> Tensor:
+def carry(newest: Tensor, moving: Moving, number: Tensor, pictures: Tensor, rest: Tensor, origin: Tensor) -> Tensor:
     """The latent in which everything has made a step.
 
     Args:
         newest: (batch, height, width) int64, z_t.
         moving: what moves in it.
         number: (count,) int64 of :func:`step_number`; ``STEPS`` takes a thing away.
-        sprites: (codes, cell, cell) float32.
+        pictures: (codes, cell, cell) float32 in [0, 1], what a code looks like.
         rest: (height, width) int64, the codes of the background.
         origin: (2,) int64, row and column of the grid, in pixels, where the screen begins: it ends there, too.
 
@@ -126,10 +125,10 @@ def carry(newest: Tensor, moving: Moving, number: Tensor, sprites: Tensor, rest:
         (batch, height, width) int64: z_t, with the codes of what went on.
     """
     batch, height, width = newest.shape
-    side = sprites.shape[1]
+    side = pictures.shape[1]
     rows, columns = height * side, width * side
     goes = number != STEPS // 2
-    cells, came, number = moving.cells[goes], moving.came[goes], number[goes]
+    cells, came, number = moving.cells[goes], moving.shown[goes], number[goes]
     if len(cells) == 0:
         return newest.clone()
     step = step_pixels(number)
@@ -153,12 +152,13 @@ def carry(newest: Tensor, moving: Moving, number: Tensor, sprites: Tensor, rest:
     touched[cells[which, 0], row_to // side, column_to // side] = True
     shown = touched.nonzero()
     where = tuple(shown.T)
-    kept = sprites[newest[where]] - F.pad(came, (0, 0, 0, 0, 1, 0))[leaves[where]]
-    entered = _squares(drawn.view(batch, rows, columns), shown[:, 0], shown[:, 1:] * side, side, True)
-    picture = torch.where(entered != 0, entered, kept).flatten(1)
-    something = picture.abs().amax(dim=1) > _VISIBLE
+    kept = shown_in(newest, pictures, rest, shown) - F.pad(came, (0, 0, 0, 0, 1, 0))[leaves[where]]
+    entered = _squares(drawn.view(batch, rows, columns), shown[:, 0], shown[:, 1:] * side, side)
+    picture = torch.where(entered != 0, entered, kept)
+    something = picture.abs().flatten(1).amax(dim=1) > _VISIBLE
     codes = rest[where[1:]]
-    codes[something] = _nearest(picture[something], sprites.flatten(1))
+    looks = picture[something] + pictures[codes[something]]
+    codes[something] = _nearest(looks.flatten(1), pictures.flatten(1))
     result = newest.clone()
     result[where] = codes
     return result
@@ -169,32 +169,64 @@ def going_on(moving: Moving) -> Tensor:
     return torch.where(moving.step < STEPS, moving.step, STEPS // 2)
 
 
-def _changes(before: Tensor, after: Tensor, sprites: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The cells (count, 3) that change, the pixels that are new in them, and those that are gone."""
-    cells = ((before != after) & (before < len(sprites))).nonzero()
-    was = sprites[before[tuple(cells.T)]]
-    now = sprites[after[tuple(cells.T)]]
-    changed = (was - now).abs() > _VISIBLE
-    came = torch.where(changed & (now.abs() > _VISIBLE), now, 0.0)
-    left = torch.where(changed & (was.abs() > _VISIBLE), was, 0.0)
-    return cells, came, left
+def shown_in(latent: Tensor, pictures: Tensor, rest: Tensor, cells: Tensor) -> Tensor:
+    """What some cells (count, 3) of a latent show that the background does not: (count, cell, cell) in [-1, 1]."""
+    codes = latent[tuple(cells.T)]
+    seen = F.pad(pictures, (0, 0, 0, 0, 0, 1))[codes] - pictures[rest[cells[:, 1], cells[:, 2]]]
+    return torch.where((codes < len(pictures))[:, None, None], seen, 0.0)
 
 
-def _find(frames: Tensor, others: Tensor, cells: Tensor, side: int, wraps: bool) -> Tensor:
-    """Where else the blocks around some cells of ``frames`` are: (count,) numbers of the steps there, or ``STEPS``."""
-    if len(cells) == 0:
-        return cells.new_zeros(0)
-    corner = cells[:, 1:] * side - _MARGIN
-    block = side + 2 * _MARGIN
-    blocks = _squares(frames, cells[:, 0], corner, block, wraps)
-    area = _squares(others, cells[:, 0], corner - REACH, block + 2 * REACH, wraps)
+def _belonging(shown: Tensor) -> Tensor:
+    """Of what each cell (count, cell, cell) shows what belongs to its brightest thing; 0 elsewhere."""
+    brightness = brightest(shown)[:, None, None]
+    belongs = (shown.abs() > _VISIBLE) & (shown * brightness > _PART * brightness.square())
+    return torch.where(belongs, shown, 0.0)
+
+
+def _find(moving: Moving, latent: Tensor, other: Tensor, pictures: Tensor, rest: Tensor, wraps: bool) -> Tensor:
+    """Where else the things of ``latent`` are in ``other``: (count,) numbers of the steps there, or ``STEPS``."""
+    cells, shown, _, thing = moving
+    number = torch.full_like(thing, STEPS // 2)
+    where = tuple(cells.T)
+    changed = torch.zeros_like(thing, dtype=torch.bool)
+    changed[thing[latent[where] != other[where]]] = True
+    # What shows itself in the same codes is where it was.
+    looked = changed[thing].nonzero()[:, 0]
+    if len(looked) == 0:
+        return number
+    cells, blocks, side = cells[looked], shown[looked], shown.shape[1]
+    area = _shown_near(other, pictures, rest, cells, wraps)
     product = F.conv2d(area[None], blocks[:, None], groups=len(cells))[0]
-    energy = block**2 * F.avg_pool2d(area.square()[None], block, stride=1)[0]
-    alike = 2 * product / (energy + blocks.square().sum(dim=(1, 2), keepdim=True)).clamp(min=1e-6)
+    energy = _windows(_windows(area.square(), 1, side), 2, side)
+    # Of all cells of a thing together: along a bar one alone could be anywhere.
+    first, index = torch.unique(thing[looked], return_inverse=True)
+    alone = energy + blocks.square().sum(dim=(1, 2))[:, None, None]
+    empty = product.new_zeros(len(first), *product.shape[1:])
+    alike = 2 * empty.index_add(0, index, product) / empty.index_add(0, index, alone).clamp(min=1e-6)
     line = torch.arange(-REACH, REACH + 1, device=cells.device).abs()
     alike = alike - _SHORTER * (line[:, None] + line) / (2 * REACH)
-    best, number = alike.flatten(1).max(dim=1)
-    return torch.where(best > _ALIKE, number, STEPS)
+    best, found = alike.flatten(1).max(dim=1)
+    number[looked] = torch.where(best > _ALIKE, found, STEPS)[index]
+    return number
+
+
+def _shown_near(latent: Tensor, pictures: Tensor, rest: Tensor, cells: Tensor, wraps: bool) -> Tensor:
+    """What a latent shows in some cells (count, 3) and up to ``REACH`` pixels around: squares (count, side, side)."""
+    cell = pictures.shape[1]
+    reach = -(-REACH // cell)
+    if not wraps:
+        latent, rest = pad_maps(latent, reach, len(pictures)), pad_maps(rest[None], reach, 0)[0]
+    around = places_around_wrapped if wraps else places_around
+    places = around(cells, *rest.shape, reach)
+    codes, ground = latent.flatten()[places], rest.flatten()[places % rest.numel()]
+    # Few cells show anything.
+    which = ((codes != ground) & (codes < len(pictures))).nonzero().unbind(1)
+    shown = pictures[codes[which]] - pictures[ground[which]]
+    area = pictures.new_zeros(*places.shape, cell, cell)
+    area[which] = torch.where(shown.abs() > _VISIBLE, shown, 0.0)
+    area = area.unflatten(1, (2 * reach + 1, -1)).transpose(2, 3).flatten(3).flatten(1, 2)
+    beyond = reach * cell - REACH
+    return area[:, beyond : area.shape[1] - beyond, beyond : area.shape[2] - beyond]
 
 
 def brightest(came: Tensor) -> Tensor:
@@ -203,26 +235,26 @@ def brightest(came: Tensor) -> Tensor:
     return pixels.gather(1, pixels.abs().argmax(dim=1, keepdim=True))[:, 0]
 
 
-def _things(cells: Tensor, step: Tensor, brightness: Tensor, shape: torch.Size, wraps: bool) -> Tensor:
+def _things(cells: Tensor, brightness: Tensor, shape: torch.Size, wraps: bool) -> Tensor:
     """For each cell (count, 3) the first of those that show the same thing.
 
-    They came by the same step, are as bright, and lie at most two cells from each other or from others that do.
+    They are as bright, and are neighbours of it or of others that are.
     """
     height, width = shape[1:]
     thing = torch.arange(len(cells), device=cells.device)
     if len(cells) == 0:
         return thing
-    margin = 0 if wraps else 2
+    margin = 0 if wraps else 1
     first = torch.full(shape, len(cells), device=cells.device)
     first = F.pad(first, (margin,) * 4, value=len(cells))
     where = cells[:, 0], cells[:, 1] + margin, cells[:, 2] + margin
     first[where] = thing
     around = places_around_wrapped if wraps else places_around
-    places = around(cells, height + 2 * margin, width + 2 * margin, 2)
+    places = around(cells, height + 2 * margin, width + 2 * margin, 1)
     near = first.flatten()[places]
-    # Of no cell the step is that of none.
-    steps, shades = F.pad(step, (0, 1), value=-1), F.pad(brightness, (0, 1))
-    alike = (steps[near] == step[:, None]) & ((shades[near] - brightness[:, None]).abs() < _BRIGHTER)
+    # Of no cell the brightness is that of none.
+    shades = F.pad(brightness, (0, 1), value=torch.inf)
+    alike = (shades[near] - brightness[:, None]).abs() < _BRIGHTER
     for _ in range(2):
         first[where] = thing
         thing = torch.where(alike, first.flatten()[places], len(cells)).amin(dim=1)
@@ -231,12 +263,15 @@ def _things(cells: Tensor, step: Tensor, brightness: Tensor, shape: torch.Size, 
     return thing
 
 
-def shown_around(latent: Tensor, sprites: Tensor, batch: Tensor, corner: Tensor, side: int, wraps: bool) -> Tensor:
-    """Squares of what a latent shows, without drawing all of it.
+def shown_around(
+    latent: Tensor, pictures: Tensor, rest: Tensor, batch: Tensor, corner: Tensor, side: int, wraps: bool
+) -> Tensor:
+    """Squares of what a latent shows that the background does not, without drawing all of it.
 
     Args:
-        latent: (batch, height, width) int64; codes beyond the last sprite show nothing.
-        sprites: (codes, cell, cell) float32.
+        latent: (batch, height, width) int64; codes beyond the last picture show nothing.
+        pictures: (codes, cell, cell) float32.
+        rest: (height, width) int64.
         batch: (count,) int64, which latents.
         corner: (count, 2) int64, rows and columns of the upper left corners in pixels.
         side: of the squares in pixels.
@@ -245,44 +280,43 @@ def shown_around(latent: Tensor, sprites: Tensor, batch: Tensor, corner: Tensor,
     Returns:
         (count, side, side) float32.
     """
-    cell = sprites.shape[1]
-    sprites = F.pad(sprites, (0, 0, 0, 0, 0, 1))
+    cell, unseen = pictures.shape[1], len(pictures)
     offsets = torch.arange(side, device=latent.device)
     row, column = corner[:, :1] + offsets, corner[:, 1:] + offsets
     height, width = latent.shape[1] * cell, latent.shape[2] * cell
     rows, columns = (row % height)[:, :, None], (column % width)[:, None, :]
     codes = latent[batch[:, None, None], rows // cell, columns // cell]
-    seen = sprites[codes, rows % cell, columns % cell]
-    if wraps:
-        return seen
-    beyond = ((row < 0) | (row >= height))[:, :, None] | ((column < 0) | (column >= width))[:, None, :]
-    return seen.masked_fill(beyond, 0.0)
-
-
-def _drawn(pictures: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
-    """Pictures (count, cell, cell) of some cells, the others blank, as frames (batch, height * cell, width * cell)."""
-    blank = pictures.new_zeros(*shape, *pictures.shape[1:])
-    blank[tuple(cells.T)] = pictures
-    return blank.transpose(2, 3).flatten(1, 2).flatten(2)
-
-
-def _nearest(pictures: Tensor, sprites: Tensor) -> Tensor:
-    """Which sprite (codes, pixels) is nearest to each picture (count, pixels): (count,) int64.
-
-    Some at a time: where everything moves there are many. Not by a product: its last bits depend on how many there are.
-    """
-    parts = [(part[:, None] - sprites).square().sum(dim=2).argmin(dim=1) for part in pictures.split(_AT_ONCE)]
-    return torch.cat(parts)
-
-
-def _squares(frames: Tensor, batch: Tensor, corner: Tensor, side: int, wraps: bool) -> Tensor:
-    """Squares of frames (count, side, side), by batch (count,) and upper left corner (count, 2).
-
-    Beyond the edge there is the other edge, or nothing.
-    """
-    offsets = torch.arange(side, device=frames.device)
+    ground = rest[rows // cell, columns // cell]
+    # Few cells show anything.
+    shows = (codes != ground) & (codes < unseen)
     if not wraps:
-        margin = REACH + _MARGIN
-        frames, corner = F.pad(frames, (margin,) * 4), corner + margin
+        shows &= ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None, :]
+    which = shows.nonzero().unbind(1)
+    inside = rows[which[0], which[1], 0] % cell, columns[which[0], 0, which[2]] % cell
+    seen = pictures.new_zeros(shows.shape)
+    seen[which] = pictures[(codes[which], *inside)] - pictures[(ground[which], *inside)]
+    return seen
+
+
+def _nearest(looks: Tensor, pictures: Tensor) -> Tensor:
+    """Which picture (codes, pixels) is nearest to each look (count, pixels): (count,) int64.
+
+    Not by a product: its last bits depend on how many there are.
+    """
+    return torch.cdist(looks, pictures, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+
+
+def _windows(values: Tensor, dim: int, side: int) -> Tensor:
+    """Sums of every ``side`` values one after the other, along an axis."""
+    length = values.shape[dim] - side + 1
+    sums = values.narrow(dim, 0, length).clone()
+    for first in range(1, side):
+        sums += values.narrow(dim, first, length)
+    return sums
+
+
+def _squares(frames: Tensor, batch: Tensor, corner: Tensor, side: int) -> Tensor:
+    """Squares of frames (count, side, side), by batch (count,) and upper left corner (count, 2); edges are joined."""
+    offsets = torch.arange(side, device=frames.device)
     rows, columns = ((corner[:, axis, None] + offsets) % frames.shape[1 + axis] for axis in (0, 1))
     return frames[batch[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -10,8 +10,6 @@ everything has made its step is what the candidates (:mod:`dreamgym.models.candi
 happens.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from dreamgym.models.joint import drop_unlikely
 from dreamgym.models.motion import REACH, STEPS, Moving, brightest, shown_around, step_number, step_pixels
 from dreamgym.models.patches import BLOCK, places_around, places_around_wrapped
+from dreamgym.models.relations import Relations, Things
 from dreamgym.streams import anew, sample_categorical
 
 _SEEN = 10
@@ -42,27 +41,9 @@ _OTHER = 1_000
 """Which of the numbers made anew of a cell's uniform one its step is drawn by (:func:`dreamgym.streams.anew`)."""
 
 
-class Things(NamedTuple):
-    """The things of a :class:`dreamgym.models.motion.Moving`, one after the other, filled up to whole blocks.
-
-    In products of few rows the last bits of one depend on how many there are.
-    """
-
-    number: int
-    """Of things."""
-    cell: Tensor
-    """(number + filling,) int64: the first cell of each, which stands for it."""
-    thing: Tensor
-    """(cells,) int64: which thing each cell shows."""
-    centre: Tensor
-    """(number + filling, 2) int64: row and column of the centre of mass, in pixels."""
-    mass: Tensor
-    """(number + filling,) float32: sum of what its pixels differ from the background."""
-
-
 def find_things(moving: Moving, size: tuple[int, int]) -> Things:
     """Put together the cells that show the same thing, in frames of ``size`` pixels."""
-    cells, came = moving.cells, moving.came.abs()
+    cells, came = moving.cells, moving.shown.abs()
     first, thing = torch.unique(moving.thing, return_inverse=True)
     side = came.shape[1]
     grid = torch.tensor([size[0] // side, size[1] // side], device=cells.device)
@@ -89,8 +70,9 @@ def leaving(things: Things, origin: Tensor, size: tuple[int, int]) -> Tensor:
     """
     pixels = torch.tensor(size, device=origin.device)
     at = (things.centre - origin) % pixels
-    ends = at[:, None] + step_pixels(torch.arange(STEPS, device=origin.device))
-    return ((ends < 0) | (ends >= pixels)).any(dim=-1)
+    ends = at[:, :, None] + torch.arange(-REACH, REACH + 1, device=origin.device)
+    row, column = ((ends < 0) | (ends >= pixels[:, None])).unbind(1)
+    return (row[:, :, None] | column[:, None]).flatten(1)
 
 
 class StepHead(nn.Module):
@@ -115,6 +97,7 @@ class StepHead(nn.Module):
         self.wraps = wraps
         self.seen = nn.Linear(2 * (2 * _SEEN + 1) ** 2, hidden)
         self.around = nn.Linear(9 * channels, hidden, bias=False)
+        self.others = Relations(size, hidden)
         self.before = nn.Embedding(STEPS + 1, hidden)
         self.row, self.column = (nn.Embedding(pixels, hidden) for pixels in size)
         self.dropout = nn.Dropout(dropout)
@@ -139,7 +122,8 @@ class StepHead(nn.Module):
         things: Things,
         older: Tensor,
         newest: Tensor,
-        sprites: Tensor,
+        pictures: Tensor,
+        rest: Tensor,
         origin: Tensor,
     ) -> Tensor:
         """Scores of every step of every thing.
@@ -150,7 +134,8 @@ class StepHead(nn.Module):
             things: of :func:`find_things`.
             older: (batch, height, width) int64, z_{t-1}.
             newest: (batch, height, width) int64, z_t.
-            sprites: (codes, cell, cell) float32, what a code shows that the background does not.
+            pictures: (codes, cell, cell) float32 in [0, 1], what a code looks like.
+            rest: (height, width) int64, the codes of the background.
             origin: (2,) int64, row and column of the grid, in pixels, where the screen begins.
 
         Returns:
@@ -159,7 +144,7 @@ class StepHead(nn.Module):
         cells = moving.cells[things.cell]
         corner, side = things.centre - _SEEN, 2 * _SEEN + 1
         crops = [
-            shown_around(latent, sprites, cells[:, 0], corner, side, self.wraps).flatten(1)
+            shown_around(latent, pictures, rest, cells[:, 0], corner, side, self.wraps).flatten(1)
             for latent in (newest, older)
         ]
         maps = features.permute(0, 2, 3, 1)
@@ -170,7 +155,7 @@ class StepHead(nn.Module):
         near = maps.reshape(-1, maps.shape[-1]).index_select(0, places.flatten()).view(len(cells), -1)
         step, (row, column) = moving.step[things.cell], things.centre.unbind(1)
         hidden = self.seen(torch.cat(crops, dim=1)) + self.around(near) + self.before(step)
-        hidden = hidden + self.row(row) + self.column(column)
+        hidden = hidden + self.row(row) + self.column(column) + self.others(moving, things, origin)
         hidden = self.dropout(F.relu(hidden))
         hidden = hidden + F.relu(self.mix(hidden))
         # A change of the last step or of its mirror image is one of the steps, where the last one is known.
@@ -228,7 +213,7 @@ class StepReward(nn.Module):
         step = moving.step[things.cell]
         known = (step < STEPS).float()
         pixels = step_pixels(step) / REACH * known[:, None]
-        brightness = brightest(moving.came[things.cell])
+        brightness = brightest(moving.shown[things.cell])
         given = torch.stack([2 * brightness, things.mass / 4, known], dim=1)
         given = torch.cat([given, pixels, pixels.sign()], dim=1)
         placed = self.row(things.centre[:, 0] // _ROWS) + self.column(things.centre[:, 1])

@@ -307,7 +307,7 @@ class MultiscaleDynamics(nn.Module):
         moving, moved, views = None, None, codes
         if config.motion and older is not None:
             with torch.autocast(codes.device.type, enabled=False):
-                moving = find_moving(older, newest, self.sprites, config.wraps)
+                moving = find_moving(older, newest, self.sprites, self.rest, config.wraps)
                 moved = self._carry(newest, moving, going_on(moving))
             views = torch.cat([codes, moved[..., None]], dim=-1)
         shown = embed_mostly_alike(views, self.embed(self.codebook)).flatten(3).permute(0, 3, 1, 2)
@@ -470,7 +470,7 @@ class MultiscaleDynamics(nn.Module):
         newest, things = latent[:, -1].long(), None
         with torch.autocast(latent.device.type, enabled=False), torch.no_grad():
             moving = self._moving(latent)
-            number = next_step(moving, newest, following, self.sprites, self.config.wraps)
+            number = next_step(moving, newest, following, self.sprites, self.rest, self.config.wraps)
             if len(moving.cells):
                 things = find_things(moving, self._pixels)
                 # What is found on the other side of the screen's edge is something else.
@@ -487,14 +487,13 @@ class MultiscaleDynamics(nn.Module):
         """The step head's scores of all things in a prediction's latent, of which ``prepared`` is a part."""
         assert self.step_head is not None
         features = prepared[:, : self.config.fine]
-        return self.step_head(
-            features, moving, things, latent[:, 0].long(), latent[:, -1].long(), self.sprites, self.origin
-        )
+        older, newest = latent[:, 0].long(), latent[:, -1].long()
+        return self.step_head(features, moving, things, older, newest, self.sprites, self.rest, self.origin)
 
     def _moving(self, latent: Tensor) -> Moving:
         """What moves in a prediction's latent, which knows the steps."""
         older, steps, newest = latent[:, 0].long(), latent[:, 1], latent[:, -1].long()
-        return find_moving(older, newest, self.sprites, self.config.wraps, steps)
+        return find_moving(older, newest, self.sprites, self.rest, self.config.wraps, steps)
 
     def _carry(self, newest: Tensor, moving: Moving, number: Tensor) -> Tensor:
         return carry(newest, moving, number, self.sprites, self.rest, self.origin)
