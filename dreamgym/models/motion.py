@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamgym.models.patches import pad_maps, places_around, places_around_wrapped
+from dreamgym.models.patches import places_around, places_around_wrapped
 
 REACH = 12
 """Pixels that a thing may move in a step, up and down and to both sides."""
@@ -195,7 +195,11 @@ def _find(moving: Moving, latent: Tensor, other: Tensor, pictures: Tensor, rest:
     if len(looked) == 0:
         return number
     cells, blocks, side = cells[looked], shown[looked], shown.shape[1]
-    area = _shown_near(other, pictures, rest, cells, wraps)
+    reach = -(-REACH // side)
+    beyond = reach * side - REACH
+    area = _shown_cells(other, pictures, rest, cells[:, 0], cells[:, 1:] - reach, 2 * reach + 1, wraps)
+    area = area[:, beyond : area.shape[1] - beyond, beyond : area.shape[2] - beyond]
+    area = torch.where(area.abs() > _VISIBLE, area, 0.0)
     product = F.conv2d(area[None], blocks[:, None], groups=len(cells))[0]
     energy = _windows(_windows(area.square(), 1, side), 2, side)
     # Of all cells of a thing together: along a bar one alone could be anywhere.
@@ -208,25 +212,6 @@ def _find(moving: Moving, latent: Tensor, other: Tensor, pictures: Tensor, rest:
     best, found = alike.flatten(1).max(dim=1)
     number[looked] = torch.where(best > _ALIKE, found, STEPS)[index]
     return number
-
-
-def _shown_near(latent: Tensor, pictures: Tensor, rest: Tensor, cells: Tensor, wraps: bool) -> Tensor:
-    """What a latent shows in some cells (count, 3) and up to ``REACH`` pixels around: squares (count, side, side)."""
-    cell = pictures.shape[1]
-    reach = -(-REACH // cell)
-    if not wraps:
-        latent, rest = pad_maps(latent, reach, len(pictures)), pad_maps(rest[None], reach, 0)[0]
-    around = places_around_wrapped if wraps else places_around
-    places = around(cells, *rest.shape, reach)
-    codes, ground = latent.flatten()[places], rest.flatten()[places % rest.numel()]
-    # Few cells show anything.
-    which = ((codes != ground) & (codes < len(pictures))).nonzero().unbind(1)
-    shown = pictures[codes[which]] - pictures[ground[which]]
-    area = pictures.new_zeros(*places.shape, cell, cell)
-    area[which] = torch.where(shown.abs() > _VISIBLE, shown, 0.0)
-    area = area.unflatten(1, (2 * reach + 1, -1)).transpose(2, 3).flatten(3).flatten(1, 2)
-    beyond = reach * cell - REACH
-    return area[:, beyond : area.shape[1] - beyond, beyond : area.shape[2] - beyond]
 
 
 def brightest(came: Tensor) -> Tensor:
@@ -280,22 +265,29 @@ def shown_around(
     Returns:
         (count, side, side) float32.
     """
-    cell, unseen = pictures.shape[1], len(pictures)
-    offsets = torch.arange(side, device=latent.device)
-    row, column = corner[:, :1] + offsets, corner[:, 1:] + offsets
-    height, width = latent.shape[1] * cell, latent.shape[2] * cell
-    rows, columns = (row % height)[:, :, None], (column % width)[:, None, :]
-    codes = latent[batch[:, None, None], rows // cell, columns // cell]
-    ground = rest[rows // cell, columns // cell]
+    cell = pictures.shape[1]
+    first = corner.div(cell, rounding_mode="floor")
+    area = _shown_cells(latent, pictures, rest, batch, first, (side + cell - 2) // cell + 1, wraps)
+    rows, columns = ((corner - first * cell)[:, :, None] + torch.arange(side, device=latent.device)).unbind(1)
+    return area[torch.arange(len(area), device=latent.device)[:, None, None], rows[:, :, None], columns[:, None]]
+
+
+def _shown_cells(
+    latent: Tensor, pictures: Tensor, rest: Tensor, batch: Tensor, first: Tensor, count: int, wraps: bool
+) -> Tensor:
+    """As :func:`shown_around`, squares of ``count`` cells to a side from the cells ``first`` (rows, 2) on."""
+    (height, width), line = rest.shape, torch.arange(count, device=latent.device)
+    row, column = first[:, :1] + line, first[:, 1:] + line
+    rows, columns = (row % height)[:, :, None], (column % width)[:, None]
+    codes, ground = latent[batch[:, None, None], rows, columns], rest[rows, columns]
     # Few cells show anything.
-    shows = (codes != ground) & (codes < unseen)
+    shows = (codes != ground) & (codes < len(pictures))
     if not wraps:
-        shows &= ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None, :]
+        shows &= ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None]
     which = shows.nonzero().unbind(1)
-    inside = rows[which[0], which[1], 0] % cell, columns[which[0], 0, which[2]] % cell
-    seen = pictures.new_zeros(shows.shape)
-    seen[which] = pictures[(codes[which], *inside)] - pictures[(ground[which], *inside)]
-    return seen
+    area = pictures.new_zeros(*shows.shape, *pictures.shape[1:])
+    area[which] = pictures[codes[which]] - pictures[ground[which]]
+    return area.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 def _nearest(looks: Tensor, pictures: Tensor) -> Tensor:
