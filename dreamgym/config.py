@@ -370,8 +370,8 @@ def _laptop() -> RunConfig:
             even_share=0.25,
             surprise_correction=0.0,
         ),
-        # A policy learns from what it leads to: dreams long enough to get there. Begun anywhere, they are easy enough for
-        # a policy that has learned nothing yet.
+        # A policy learns from what it leads to: dreams long enough to get there. Begun where it plays now, they taught
+        # one that knew nothing less than begun anywhere.
         dream=DreamConfig(horizon=50, start_states=1024),
         ppo=PPOConfig(learning_rate=6e-4),
         evaluate=EvaluateConfig(every=5),

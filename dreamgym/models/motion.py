@@ -20,7 +20,7 @@ REACH = 12
 """Pixels that a thing may move in a step, up and down and to both sides."""
 
 _MOST = 64
-"""Cells of a latent that may differ from the background; where more do, only those that have just changed are things."""
+"""Cells of a latent that may differ from the background; of more only those that have just changed are things."""
 
 _PART = 0.5
 """Of the brightness of a thing's brightest pixel in a cell: what is darker there is something else."""
@@ -99,9 +99,7 @@ def find_moving(
     return found._replace(step=torch.where(number < STEPS, STEPS - 1 - number, STEPS))
 
 
-def next_step(
-    moving: Moving, newest: Tensor, following: Tensor, pictures: Tensor, rest: Tensor, wraps: bool
-) -> Tensor:
+def next_step(moving: Moving, newest: Tensor, following: Tensor, pictures: Tensor, rest: Tensor, wraps: bool) -> Tensor:
     """How the things of ``newest`` came to where ``following``, the latent after it, shows them.
 
     Returns:
