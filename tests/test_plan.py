@@ -29,7 +29,7 @@ def test_a_plan_counts_what_the_presets_do():
     # 1,024 moments of eight frames after each fit and before each training, at two scores and at the end.
     assert counts["starts"] == (2 * 10 + 2 + 1) * 8_192
     assert counts["held_out"] == 8
-    assert counts["dynamics"] == 2 * 2_500 + 8 * 1_200
+    assert counts["dynamics"] == 1_500 + 8 * 600 + 1_200
     assert counts["imagined"] == 200_000 + 8 * 100_000 + 300_000
     # Scored after the fifth and the tenth round.
     assert counts["episodes"] == 8 + 32

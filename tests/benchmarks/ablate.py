@@ -212,7 +212,7 @@ ROWS = {
     "stack1": Row("the policy sees the newest latent alone: no motion", but(dream={"latent_stack": 1})),
     "sampled-reward": Row("rewards drawn, not expected: the paper's", but(dream={"reward": "sampled"})),
     "horizon25": Row("dreams half as long", but(dream={"horizon": 25})),
-    "all-starts": Row("dreams begin anywhere in the experience", but(dream={"newest_share": 0.0})),
+    "newest-starts": Row("three in four dreams begin in the newest quarter", but(dream={"newest_share": 0.75})),
     "horizon100": Row("dreams twice as long", but(dream={"horizon": 100})),
     # The policy.
     "paper-policy": Row("the paper's policy network, several times as large", but(network="paper")),
