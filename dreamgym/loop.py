@@ -282,8 +282,9 @@ class _Run:
                 picture = rollout_strip(dream, held_out, seed)
                 self.writer.add_image("imagined_beside_real", picture, self._interactions(index), dataformats="HWC")
         if last:
-            # What is handed on is for policies that play otherwise, too.
-            dream = replace(dream, starts=self._starts(index, newest_share=0.0))
+            if config.dream.newest_share:
+                # What is handed on is for policies that play otherwise, too.
+                dream = replace(dream, starts=self._starts(index, newest_share=0.0))
             dream.metadata |= {"finished": True, "score": score.as_dict()}
             save_dream(self.folder.path, dream)
         return record

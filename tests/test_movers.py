@@ -6,8 +6,9 @@ from test_motion import HEIGHT, REST, SIDE, SPRITES, WIDTH, dynamics, latent
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.motion import REACH, STEPS, carry, find_moving, next_step, step_number, step_pixels
-from dreamgym.models.movers import StepReward, find_things
+from dreamgym.models.movers import StepReward
 from dreamgym.models.multiscale import MultiscaleConfig
+from dreamgym.models.things import find_things
 
 PIXELS = HEIGHT * SIDE, WIDTH * SIDE
 STILL = step_number(torch.zeros(2, dtype=torch.int64))

@@ -4,8 +4,8 @@ import torch
 from test_motion import HEIGHT, REST, SIDE, SPRITES, WIDTH, latent
 
 from dreamgym.models.motion import find_moving
-from dreamgym.models.movers import find_things
 from dreamgym.models.relations import Relations, pairs
+from dreamgym.models.things import find_things
 
 SIZE = HEIGHT * SIDE, WIDTH * SIDE
 ORIGIN = torch.zeros(2, dtype=torch.int64)

@@ -77,7 +77,7 @@ class Dynamics(Protocol):
 
         Args:
             codebook: (num_codes, channels), their embeddings.
-            sprites: (num_codes, cell, cell), what they show, see :class:`dreamgym.models.codecs.VQVAE`; None: unknown.
+            sprites: (num_codes, cell, cell), their looks, see :class:`dreamgym.models.codecs.VQVAE`; None: unknown.
             rest: (height, width) int64, the codes of the background; None: unknown.
             origin: (2,) int64, the pixel of the grid where the screen begins; None: they begin together.
         """

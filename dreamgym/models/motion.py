@@ -54,7 +54,7 @@ class Moving(NamedTuple):
     """(count,) int64: the first of the cells that show the same thing."""
 
     def steps(self, latent: Tensor) -> Tensor:
-        """The steps as a map like ``latent``, (batch, height, width) int64; ``STEPS`` where nothing moves."""
+        """The steps as a map like ``latent``, (batch, height, width) int64; ``STEPS`` where there is no thing."""
         return torch.full_like(latent, STEPS).index_put(tuple(self.cells.T), self.step)
 
 
@@ -87,16 +87,15 @@ def find_moving(
     something = shown.flatten(1).any(dim=1)
     cells, shown = cells[something], shown[something]
     crowded = torch.bincount(cells[:, 0], minlength=len(newest)) > _MOST
-    if crowded.any():
-        kept = ~crowded[cells[:, 0]] | (newest != older)[tuple(cells.T)]
-        cells, shown = cells[kept], shown[kept]
+    kept = ~crowded[cells[:, 0]] | (newest != older)[tuple(cells.T)]
+    cells, shown = cells[kept], shown[kept]
     thing = _things(cells, brightest(shown), newest.shape, wraps)
     if steps is not None:
         return Moving(cells, shown, steps[tuple(cells.T)].long(), thing)
-    found = Moving(cells, shown, thing, thing)
-    number = _find(found, newest, older, pictures, rest, wraps)
-    # Found up and to the left, it went down and to the right.
-    return found._replace(step=torch.where(number < STEPS, STEPS - 1 - number, STEPS))
+    found = Moving(cells, shown, torch.full_like(thing, STEPS), thing)
+    back = next_step(found, newest, older, pictures, rest, wraps)
+    # The way back, up and to the left, was down and to the right.
+    return found._replace(step=torch.where(back < STEPS, STEPS - 1 - back, STEPS))
 
 
 def next_step(moving: Moving, newest: Tensor, following: Tensor, pictures: Tensor, rest: Tensor, wraps: bool) -> Tensor:
@@ -105,7 +104,33 @@ def next_step(moving: Moving, newest: Tensor, following: Tensor, pictures: Tenso
     Returns:
         (count,) int64: :func:`step_number`, ``STEPS`` where it is not to be found any more.
     """
-    return _find(moving, newest, following, pictures, rest, wraps)
+    cells, shown, _, thing = moving
+    number = torch.full_like(thing, STEPS // 2)
+    where = tuple(cells.T)
+    changed = torch.zeros_like(thing, dtype=torch.bool)
+    changed[thing[newest[where] != following[where]]] = True
+    # What shows itself in the same codes is where it was.
+    looked = changed[thing].nonzero()[:, 0]
+    if len(looked) == 0:
+        return number
+    cells, blocks, side = cells[looked], shown[looked], shown.shape[1]
+    reach = -(-REACH // side)
+    beyond = reach * side - REACH
+    area = _shown_cells(following, pictures, rest, cells[:, 0], cells[:, 1:] - reach, 2 * reach + 1, wraps)
+    area = area[:, beyond : area.shape[1] - beyond, beyond : area.shape[2] - beyond]
+    area = torch.where(area.abs() > _VISIBLE, area, 0.0)
+    product = F.conv2d(area[None], blocks[:, None], groups=len(cells))[0]
+    energy = _windows(_windows(area.square(), 1, side), 2, side)
+    # Of all cells of a thing together: along a bar one alone could be anywhere.
+    first, index = torch.unique(thing[looked], return_inverse=True)
+    alone = energy + blocks.square().sum(dim=(1, 2))[:, None, None]
+    empty = product.new_zeros(len(first), *product.shape[1:])
+    alike = 2 * empty.index_add(0, index, product) / empty.index_add(0, index, alone).clamp(min=1e-6)
+    line = torch.arange(-REACH, REACH + 1, device=cells.device).abs()
+    alike = alike - _SHORTER * (line[:, None] + line) / (2 * REACH)
+    best, found = alike.flatten(1).max(dim=1)
+    number[looked] = torch.where(best > _ALIKE, found, STEPS)[index]
+    return number
 
 
 def carry(newest: Tensor, moving: Moving, number: Tensor, pictures: Tensor, rest: Tensor, origin: Tensor) -> Tensor:
@@ -113,7 +138,7 @@ def carry(newest: Tensor, moving: Moving, number: Tensor, pictures: Tensor, rest
 
     Args:
         newest: (batch, height, width) int64, z_t.
-        moving: what moves in it.
+        moving: the things in it.
         number: (count,) int64 of :func:`step_number`; ``STEPS`` takes a thing away.
         pictures: (codes, cell, cell) float32 in [0, 1], what a code looks like.
         rest: (height, width) int64, the codes of the background.
@@ -179,37 +204,6 @@ def _belonging(shown: Tensor) -> Tensor:
     brightness = brightest(shown)[:, None, None]
     belongs = (shown.abs() > _VISIBLE) & (shown * brightness > _PART * brightness.square())
     return torch.where(belongs, shown, 0.0)
-
-
-def _find(moving: Moving, latent: Tensor, other: Tensor, pictures: Tensor, rest: Tensor, wraps: bool) -> Tensor:
-    """Where else the things of ``latent`` are in ``other``: (count,) numbers of the steps there, or ``STEPS``."""
-    cells, shown, _, thing = moving
-    number = torch.full_like(thing, STEPS // 2)
-    where = tuple(cells.T)
-    changed = torch.zeros_like(thing, dtype=torch.bool)
-    changed[thing[latent[where] != other[where]]] = True
-    # What shows itself in the same codes is where it was.
-    looked = changed[thing].nonzero()[:, 0]
-    if len(looked) == 0:
-        return number
-    cells, blocks, side = cells[looked], shown[looked], shown.shape[1]
-    reach = -(-REACH // side)
-    beyond = reach * side - REACH
-    area = _shown_cells(other, pictures, rest, cells[:, 0], cells[:, 1:] - reach, 2 * reach + 1, wraps)
-    area = area[:, beyond : area.shape[1] - beyond, beyond : area.shape[2] - beyond]
-    area = torch.where(area.abs() > _VISIBLE, area, 0.0)
-    product = F.conv2d(area[None], blocks[:, None], groups=len(cells))[0]
-    energy = _windows(_windows(area.square(), 1, side), 2, side)
-    # Of all cells of a thing together: along a bar one alone could be anywhere.
-    first, index = torch.unique(thing[looked], return_inverse=True)
-    alone = energy + blocks.square().sum(dim=(1, 2))[:, None, None]
-    empty = product.new_zeros(len(first), *product.shape[1:])
-    alike = 2 * empty.index_add(0, index, product) / empty.index_add(0, index, alone).clamp(min=1e-6)
-    line = torch.arange(-REACH, REACH + 1, device=cells.device).abs()
-    alike = alike - _SHORTER * (line[:, None] + line) / (2 * REACH)
-    best, found = alike.flatten(1).max(dim=1)
-    number[looked] = torch.where(best > _ALIKE, found, STEPS)[index]
-    return number
 
 
 def brightest(came: Tensor) -> Tensor:

@@ -3,11 +3,10 @@
 Cell by cell, a model that is not sure where a ball goes gives each of the cells where it could be a small chance, and
 in a case that it has not seen hardly any: the ball is drawn in none of them, and is gone. Here the chances of the steps
 of one thing, in pixels, sum to one, as those of the kernels of Finn et al. 2016 ("Unsupervised learning for physical
-interaction through video prediction", Section 3.1): if it is not gone, which is one chance
-among the others, it goes somewhere. A thing is what is new in a
-latent, whether block matching (:mod:`dreamgym.models.motion`) finds it in the latent before or not. The latent in which
-everything has made its step is what the candidates (:mod:`dreamgym.models.candidates`) are told; they draw what else
-happens.
+interaction through video prediction", Section 3.1): if it is not gone, which is one chance among the others, it goes
+somewhere. A thing is what differs from the background, whether block matching (:mod:`dreamgym.models.motion`) finds it
+in the latent before or not. The latent in which everything has made its step is what the candidates
+(:mod:`dreamgym.models.candidates`) are told; they draw what else happens.
 """
 
 import torch
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 
 from dreamgym.models.joint import drop_unlikely
 from dreamgym.models.motion import REACH, STEPS, Moving, brightest, shown_around, step_number, step_pixels
-from dreamgym.models.patches import BLOCK, places_around, places_around_wrapped
-from dreamgym.models.relations import Relations, Things
+from dreamgym.models.patches import places_around, places_around_wrapped
+from dreamgym.models.relations import Relations
+from dreamgym.models.things import Things
 from dreamgym.streams import anew, sample_categorical
 
 _SEEN = 10
@@ -39,25 +39,6 @@ _OUTSIDE = 10.0
 
 _OTHER = 1_000
 """Which of the numbers made anew of a cell's uniform one its step is drawn by (:func:`dreamgym.streams.anew`)."""
-
-
-def find_things(moving: Moving, size: tuple[int, int]) -> Things:
-    """Put together the cells that show the same thing, in frames of ``size`` pixels."""
-    cells, came = moving.cells, moving.shown.abs()
-    first, thing = torch.unique(moving.thing, return_inverse=True)
-    side = came.shape[1]
-    grid = torch.tensor([size[0] // side, size[1] // side], device=cells.device)
-    # Cells on both sides of an edge of the grid show one thing where they are neighbours: counted from its first.
-    corner = cells[first, 1:]
-    away = (cells[:, 1:] - corner[thing] + grid // 2) % grid - grid // 2
-    line = torch.arange(side, device=cells.device)
-    mass = came.sum(dim=(1, 2))
-    row = (came.sum(dim=2) * line).sum(dim=1) + mass * away[:, 0] * side
-    column = (came.sum(dim=1) * line).sum(dim=1) + mass * away[:, 1] * side
-    sums = torch.zeros(len(first), 3, device=mass.device).index_add(0, thing, torch.stack([mass, row, column], dim=1))
-    filled = torch.cat([torch.arange(len(first)), torch.zeros(-len(first) % BLOCK, dtype=torch.int64)]).to(cells.device)
-    centre = (corner * side + (sums[:, 1:] / sums[:, :1] + 0.5).floor().long()) % (grid * side)
-    return Things(len(first), first[filled], thing, centre[filled], sums[filled, 0])
 
 
 def leaving(things: Things, origin: Tensor, size: tuple[int, int]) -> Tensor:
@@ -131,7 +112,7 @@ class StepHead(nn.Module):
         Args:
             features: (batch, channels, height, width).
             moving: of :func:`dreamgym.models.motion.find_moving`.
-            things: of :func:`find_things`.
+            things: of :func:`dreamgym.models.things.find_things`.
             older: (batch, height, width) int64, z_{t-1}.
             newest: (batch, height, width) int64, z_t.
             pictures: (codes, cell, cell) float32 in [0, 1], what a code looks like.

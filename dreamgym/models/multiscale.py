@@ -23,8 +23,9 @@ from dreamgym.models.dynamics import Prediction, RewardHead
 from dreamgym.models.layers import Conv3x3, embed_mostly_alike, side_by_side
 from dreamgym.models.losses import NO_REWARD, code_log_probability, reward_classes
 from dreamgym.models.motion import STEPS, Moving, carry, find_moving, going_on, next_step
-from dreamgym.models.movers import StepHead, StepReward, Things, find_things, leaving
+from dreamgym.models.movers import StepHead, StepReward, leaving
 from dreamgym.models.residual import REWARDED, ResidualBlock, one_by_one, steps_since
+from dreamgym.models.things import Things, find_things
 from dreamgym.replay import LONGEST_ELAPSED
 from dreamgym.streams import anew
 
@@ -43,9 +44,9 @@ class MultiscaleConfig:
         scale: side of the square of latent cells that is one cell of the coarse grid.
         wraps: whether cells at opposite edges are neighbours: an aligned codec, whose grid begins inside the screen,
             shows what crosses an edge of its grid at the other one.
-        motion: whether the latent is shown, too, that would come next if all that has just moved went on
+        motion: whether the latent is shown, too, that would come next if all that moves went on
             (:mod:`dreamgym.models.motion`).
-        step_hidden: units of the layers that see one thing which has moved: with ``motion`` a step is drawn for each,
+        step_hidden: units of the layers that see one thing: with ``motion`` a step is drawn for each,
             and the reward is told of them (:mod:`dreamgym.models.movers`); 0 draws what moves cell by cell.
         clock: largest number of steps since the last reward that is told from larger ones.
         cell_hidden: units of the layers that see one cell which may change.

@@ -7,14 +7,13 @@ relational reasoning", Eq. 1) with one sum for each thing, as in the interaction
 ("Interaction networks for learning about objects, relations and physics", Eq. 4-6).
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamgym.models.motion import REACH, STEPS, Moving, brightest, step_pixels
 from dreamgym.models.patches import BLOCK
+from dreamgym.models.things import Things
 
 _SCALES = (2, 8, 32)
 """Pixels in which distances are told: what decides is now whether one is above the other, now how far away it is."""
@@ -24,24 +23,6 @@ _MOST = 16
 
 _ALONE = 7
 """Numbers that are told of one thing, see :func:`describe`."""
-
-
-class Things(NamedTuple):
-    """The things of a :class:`dreamgym.models.motion.Moving`, one after the other, filled up to whole blocks.
-
-    In products of few rows the last bits of one depend on how many there are.
-    """
-
-    number: int
-    """Of things."""
-    cell: Tensor
-    """(number + filling,) int64: the first cell of each, which stands for it."""
-    thing: Tensor
-    """(cells,) int64: which thing each cell shows."""
-    centre: Tensor
-    """(number + filling, 2) int64: row and column of the centre of mass, in pixels."""
-    mass: Tensor
-    """(number + filling,) float32: sum of what its pixels differ from the background."""
 
 
 class Relations(nn.Module):
@@ -60,7 +41,7 @@ class Relations(nn.Module):
 
         Args:
             moving: of :func:`dreamgym.models.motion.find_moving`.
-            things: of :func:`dreamgym.models.movers.find_things`.
+            things: of :func:`dreamgym.models.things.find_things`.
             origin: (2,) int64, row and column of the grid, in pixels, where the screen begins.
 
         Returns:
