@@ -25,6 +25,9 @@ _MOST = 64
 _PART = 0.5
 """Of the brightness of a thing's brightest pixel in a cell: what is darker there is something else."""
 
+_BRIGHT = 8.0
+"""How much more a pixel counts that differs from the background as much as any around it, than one that does not."""
+
 _VISIBLE = 0.12
 """Of white: pixels that differ by less look alike."""
 
@@ -181,7 +184,9 @@ def carry(newest: Tensor, moving: Moving, number: Tensor, pictures: Tensor, rest
     something = picture.abs().flatten(1).amax(dim=1) > _VISIBLE
     codes = rest[where[1:]]
     looks = picture[something] + pictures[codes[something]]
-    codes[something] = _nearest(looks.flatten(1), pictures.flatten(1))
+    # Of a code that shows all of a wall but not the ball before it the picture is nearly right, and the ball is gone.
+    weight = 1 + _BRIGHT * (picture[something].abs() / picture[something].abs().amax(dim=(1, 2), keepdim=True)).square()
+    codes[something] = _nearest(looks.flatten(1), pictures.flatten(1), weight.flatten(1))
     result = newest.clone()
     result[where] = codes
     return result
@@ -282,12 +287,12 @@ def _shown_cells(
     return area.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
-def _nearest(looks: Tensor, pictures: Tensor) -> Tensor:
-    """Which picture (codes, pixels) is nearest to each look (count, pixels): (count,) int64.
+def _nearest(looks: Tensor, pictures: Tensor, weight: Tensor) -> Tensor:
+    """Which picture (codes, pixels) is nearest to each look (count, pixels), by its pixels' weights: (count,) int64.
 
     Not by a product: its last bits depend on how many there are.
     """
-    return torch.cdist(looks, pictures, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+    return ((looks[:, None] - pictures).square() * weight[:, None]).sum(dim=2).argmin(dim=1)
 
 
 def _windows(values: Tensor, dim: int, side: int) -> Tensor:
