@@ -7,7 +7,7 @@ import torch
 from dreamgym.errors import ConfigError
 from dreamgym.fit import FitConfig, Fitter
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
-from dreamgym.models.motion import REACH, carry, find_moving, going_on
+from dreamgym.models.motion import REACH, STEPS, Moving, carry, find_moving, going_on, step_number
 from dreamgym.models.multiscale import MultiscaleConfig, MultiscaleDynamics
 from dreamgym.models.quantizer import QuantizerConfig
 from dreamgym.world_model import WorldModel, WorldModelConfig
@@ -105,6 +105,20 @@ def test_where_something_leaves_the_background_is_seen_again():
     newest = torch.where(latent((10, 9)) == 0, rest, latent((10, 9)))
     expected = torch.where(latent((12, 14)) == 0, rest, latent((12, 14)))
     assert torch.equal(after(older, newest, sprites=sprites, rest=rest), expected)
+
+
+def test_of_codes_that_show_a_part_that_with_the_ball_is_drawn():
+    """A code that shows all of a dim wall is nearer in the mean of the pixels, and the ball is gone."""
+    _, ball, wall, both = pictures = torch.zeros(4, SIDE, SIDE)
+    ball[1:3, 1] = 1.0
+    wall[:] = 0.35
+    both[:, :2] = 0.35
+    both[1:3, 1] = 1.0
+    newest = torch.tensor([[[1, 2, 0, 0]]])
+    moving = Moving(torch.tensor([[0, 0, 0]]), ball[None], torch.tensor([STEPS]), torch.tensor([0]))
+    number = step_number(torch.tensor([[0, SIDE]]))
+    drawn = carry(newest, moving, number, pictures, torch.zeros(1, 4, dtype=torch.int64), ORIGIN)
+    assert drawn.tolist() == [[[0, 3, 0, 0]]]
 
 
 def test_a_codec_measures_what_its_codes_show(monkeypatch):
