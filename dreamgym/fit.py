@@ -24,6 +24,8 @@ from dreamgym.models.losses import (
     masked_mean,
     reward_cross_entropy,
 )
+from dreamgym.models.multiscale import MultiscaleDynamics
+from dreamgym.models.places import seen_codes
 from dreamgym.muon import Muon, is_matrix
 from dreamgym.replay import LONGEST_ELAPSED, Replay, Windows
 from dreamgym.shifts import draw_shifts, moved_latents, shift_rows
@@ -246,6 +248,11 @@ class Fitter:
                 f"only shown, got {config.sequence_length}."
             )
         cell = world_model.config.codec.cell
+        if _knows_places(world_model) and (config.interleaved or config.shift):
+            raise ConfigError(
+                "seen_places: expected False where codec and dynamics are fitted interleaved, or to frames moved up and "
+                "down: where codes are seen is told before a fit, of the frames as they are."
+            )
         if config.interleaved and world_model.config.codec.sprites:
             raise ConfigError(
                 "interleaved: expected False where codes have sprites, which are measured between two fits."
@@ -393,6 +400,8 @@ class Fitter:
     ) -> Report:
         """Fit the dynamics alone, on latents (steps, height, width) uint8 of the whole replay."""
         tracker = _Tracker(updates)
+        if places := _knows_places(self.world_model):
+            places.learn_places(seen_codes(latents, self.world_model.codec.num_codes))
         table = torch.as_tensor(latents)
         moved_tables = self._moved_tables(replay, table) if self.config.shift else None
         device = self.world_model.device
@@ -854,3 +863,9 @@ class _Tracker:
         if not self._kept:
             return {}
         return {prefix + name: float(torch.stack([m[name] for m in self._kept]).mean()) for name in self._kept[0]}
+
+
+def _knows_places(world_model: WorldModel) -> MultiscaleDynamics | None:
+    """The dynamics, if they draw codes only where they were seen."""
+    dynamics = world_model.dynamics
+    return dynamics if isinstance(dynamics, MultiscaleDynamics) and dynamics.config.seen_places else None

@@ -363,12 +363,14 @@ class _Run:
         """The agent on a dream, made anew from its tensors, so that a resumed run is like any other."""
         config = self.config
         options: DreamOptions = {**self._dream_options(), "stagger": config.dream.stagger}
+        late = index >= config.rounds / 2
         env = make_sb3_env(
             dream,
             config.dream.num_envs,
             device=str(self.device),
             observation=observation_kind(config.algo),
             seed=derive_seed(config.seed, "dream", index),
+            horizon=config.dream.late_horizon if late and config.dream.late_horizon else None,
             **options,
         )
         agent = make_agent(config, env, derive_seed(config.seed, "agent", index), str(self.device), **settings)

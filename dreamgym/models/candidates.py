@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dreamgym.models.joint import drop_unlikely
 from dreamgym.models.layers import Conv3x3, side_by_side
 from dreamgym.models.patches import BLOCK, pad_maps, places_around, places_around_wrapped
+from dreamgym.models.places import UNSEEN
 from dreamgym.streams import sample_categorical
 
 GROUPS = 4
@@ -36,6 +37,8 @@ _MOST = 48
 class CandidateHead(nn.Module):
     """p(z_{t+1}) from a map of features and z_t, computed for few cells."""
 
+    places: Tensor | None
+
     def __init__(
         self,
         channels: int,
@@ -47,6 +50,7 @@ class CandidateHead(nn.Module):
         embedding: int = 16,
         wraps: bool = False,
         motion: bool = False,
+        places: Tensor | None = None,
     ) -> None:
         """Build the head.
 
@@ -60,6 +64,7 @@ class CandidateHead(nn.Module):
             embedding: channels in which a cell is shown to the candidates around it.
             wraps: whether cells at opposite edges are neighbours.
             motion: whether it is told the latent that would come if what moves went on.
+            places: (height, width, num_codes) bool, which codes are drawn where; None draws all everywhere.
         """
         super().__init__()
         self.num_codes, self.threshold, self.least_chance = (
@@ -68,6 +73,7 @@ class CandidateHead(nn.Module):
             least_chance,
         )
         self.wraps = wraps
+        self.register_buffer("places", places)
         self.gate = Conv3x3(channels, 1, wraps)
         nn.init.constant_(self.gate.bias, -7.0)  # pyright: ignore[reportArgumentType]
         self.motion = motion
@@ -268,10 +274,10 @@ class CandidateHead(nn.Module):
         hidden = hidden + self.mix(F.relu(hidden))
         hidden = F.relu(hidden)
         scores = (self.scores(hidden) + self.likeness(hidden) @ codebook.T).float()
-        if going is None:
-            return scores
-        # One number, the same for all codes: how sure it is that what moves goes on.
-        return F.pad(scores, (0, 1)).scatter_add(1, going[:, None], self.go_on(hidden).float())[:, :-1]
+        if going is not None:
+            # One number, the same for all codes: how sure it is that what moves goes on.
+            scores = F.pad(scores, (0, 1)).scatter_add(1, going[:, None], self.go_on(hidden).float())[:, :-1]
+        return scores if self.places is None else scores - UNSEEN * ~self.places[cells[:, 1], cells[:, 2]]
 
 
 def _turns(candidates: Tensor) -> Tensor:

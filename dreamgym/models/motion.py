@@ -28,6 +28,9 @@ _PART = 0.5
 _BRIGHT = 8.0
 """How much more a pixel counts that differs from the background as much as any around it, than one that does not."""
 
+_NOWHERE = 1e4
+"""By which a code is further from all looks where it is not drawn."""
+
 _VISIBLE = 0.12
 """Of white: pixels that differ by less look alike."""
 
@@ -136,7 +139,15 @@ def next_step(moving: Moving, newest: Tensor, following: Tensor, pictures: Tenso
     return number
 
 
-def carry(newest: Tensor, moving: Moving, number: Tensor, pictures: Tensor, rest: Tensor, origin: Tensor) -> Tensor:
+def carry(
+    newest: Tensor,
+    moving: Moving,
+    number: Tensor,
+    pictures: Tensor,
+    rest: Tensor,
+    origin: Tensor,
+    places: Tensor | None = None,
+) -> Tensor:
     """The latent in which everything has made a step.
 
     Args:
@@ -146,6 +157,7 @@ def carry(newest: Tensor, moving: Moving, number: Tensor, pictures: Tensor, rest
         pictures: (codes, cell, cell) float32 in [0, 1], what a code looks like.
         rest: (height, width) int64, the codes of the background.
         origin: (2,) int64, row and column of the grid, in pixels, where the screen begins: it ends there, too.
+        places: (height, width, codes) bool, which codes are drawn where; None draws all everywhere.
 
     Returns:
         (batch, height, width) int64: z_t, with the codes of what went on.
@@ -186,7 +198,9 @@ def carry(newest: Tensor, moving: Moving, number: Tensor, pictures: Tensor, rest
     looks = picture[something] + pictures[codes[something]]
     # Of a code that shows all of a wall but not the ball before it the picture is nearly right, and the ball is gone.
     weight = 1 + _BRIGHT * (picture[something].abs() / picture[something].abs().amax(dim=(1, 2), keepdim=True)).square()
-    codes[something] = _nearest(looks.flatten(1), pictures.flatten(1), weight.flatten(1))
+    row, column = shown[something, 1:].unbind(1)
+    drawn_there = None if places is None else places[row, column]
+    codes[something] = _nearest(looks.flatten(1), pictures.flatten(1), weight.flatten(1), drawn_there)
     result = newest.clone()
     result[where] = codes
     return result
@@ -287,12 +301,16 @@ def _shown_cells(
     return area.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
-def _nearest(looks: Tensor, pictures: Tensor, weight: Tensor) -> Tensor:
-    """Which picture (codes, pixels) is nearest to each look (count, pixels), by its pixels' weights: (count,) int64.
+def _nearest(looks: Tensor, pictures: Tensor, weight: Tensor, among: Tensor | None) -> Tensor:
+    """Which picture (codes, pixels) is nearest to each look (count, pixels): (count,) int64.
 
-    Not by a product: its last bits depend on how many there are.
+    By the weights (count, pixels) of its pixels, and ``among`` those that are True in (count, codes); None: among all.
+    Not by a product, whose last bits depend on how many there are.
     """
-    return ((looks[:, None] - pictures).square() * weight[:, None]).sum(dim=2).argmin(dim=1)
+    distance = ((looks[:, None] - pictures).square() * weight[:, None]).sum(dim=2)
+    if among is not None:
+        distance = distance + _NOWHERE * ~among
+    return distance.argmin(dim=1)
 
 
 def _windows(values: Tensor, dim: int, side: int) -> Tensor:

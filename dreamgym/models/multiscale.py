@@ -24,6 +24,7 @@ from dreamgym.models.layers import Conv3x3, embed_mostly_alike, side_by_side
 from dreamgym.models.losses import NO_REWARD, code_log_probability, reward_classes
 from dreamgym.models.motion import STEPS, Moving, carry, find_moving, going_on, next_step
 from dreamgym.models.movers import StepHead, StepReward, leaving
+from dreamgym.models.places import around
 from dreamgym.models.residual import REWARDED, ResidualBlock, one_by_one, steps_since
 from dreamgym.models.things import Things, find_things
 from dreamgym.replay import LONGEST_ELAPSED
@@ -48,6 +49,8 @@ class MultiscaleConfig:
             (:mod:`dreamgym.models.motion`).
         step_hidden: units of the layers that see one thing: with ``motion`` a step is drawn for each,
             and the reward is told of them (:mod:`dreamgym.models.movers`); 0 draws what moves cell by cell.
+        seen_places: whether a code is drawn only where it, or a cell beside it, had it in real experience
+            (:mod:`dreamgym.models.places`).
         clock: largest number of steps since the last reward that is told from larger ones.
         cell_hidden: units of the layers that see one cell which may change.
         least_change: chance of a change from which a cell is looked at; all others keep their code.
@@ -74,6 +77,7 @@ class MultiscaleConfig:
     wraps: bool = False
     motion: bool = False
     step_hidden: int = 0
+    seen_places: bool = False
     clock: int = 32
     cell_hidden: int = 128
     least_change: float = 0.001
@@ -185,6 +189,7 @@ class MultiscaleDynamics(nn.Module):
         self.down = nn.Conv2d(fine, channels, scale, stride=scale)
         self.blocks = self._blocks(channels, config.blocks)
         self.up = nn.Conv2d(channels, fine * scale**2, 1)
+        everywhere = torch.ones(self._height, self._width, num_codes, dtype=torch.bool)
         self.latent_head = CandidateHead(
             fine,
             num_codes,
@@ -194,6 +199,7 @@ class MultiscaleDynamics(nn.Module):
             config.least_chance,
             wraps=config.wraps,
             motion=config.motion,
+            places=everywhere if config.seen_places else None,
         )
         self._pixels = size = self._height * cell, self._width * cell
         hidden = config.step_hidden
@@ -232,6 +238,11 @@ class MultiscaleDynamics(nn.Module):
         scaled = centred / centred.std(dim=0).mean().clamp(min=1e-6)
         # A new tensor: gradients of what was computed before still need the old one.
         self.codebook = F.pad(scaled, (0, 0, 0, 1))
+
+    def learn_places(self, seen: Tensor) -> None:
+        """Take which codes each cell ever had, (height, width, num_codes) bool, where ``seen_places`` asks for it."""
+        if self.latent_head.places is not None:
+            self.latent_head.places = around(seen.to(self.latent_head.places.device), self.config.wraps)
 
     @property
     def looks_back(self) -> int:
@@ -497,7 +508,8 @@ class MultiscaleDynamics(nn.Module):
         return find_moving(older, newest, self.sprites, self.rest, self.config.wraps, steps)
 
     def _carry(self, newest: Tensor, moving: Moving, number: Tensor) -> Tensor:
-        return carry(newest, moving, number, self.sprites, self.rest, self.origin)
+        places = self.latent_head.places
+        return carry(newest, moving, number, self.sprites, self.rest, self.origin, places)
 
     @property
     def _keeps_older(self) -> bool:
