@@ -250,8 +250,8 @@ class Fitter:
         cell = world_model.config.codec.cell
         if _knows_places(world_model) and (config.interleaved or config.shift):
             raise ConfigError(
-                "seen_places: expected False where codec and dynamics are fitted interleaved, or to frames moved up and "
-                "down: where codes are seen is told before a fit, of the frames as they are."
+                "seen_places: expected False where codec and dynamics are fitted interleaved, or to frames moved up "
+                "and down: where codes are seen is told before a fit, of the frames as they are."
             )
         if config.interleaved and world_model.config.codec.sprites:
             raise ConfigError(

@@ -278,6 +278,23 @@ def test_dreams_begin_where_the_run_says_and_fidelity_has_a_horizon_of_its_own(t
     assert horizons == [7]
 
 
+@pytest.mark.parametrize(("rounds", "late", "expected"), [(3, 9, [4, 4, 9]), (2, 9, [4, 9]), (2, 0, [4, 4])])
+def test_in_the_second_half_of_the_rounds_dreams_may_be_longer(tmp_path, monkeypatch, rounds, late, expected):
+    horizons, learn = [], dreamgym.loop.make_agent
+
+    def watched(config, env, seed, device, **settings):
+        if "tensorboard_log" in settings:
+            horizons.append(env.simulator.horizon)
+        return learn(config, env, seed, device, **settings)
+
+    monkeypatch.setattr(dreamgym.loop, "make_agent", watched)
+    config = tiny(rounds=rounds)
+    folder = run(replace(config, dream=replace(config.dream, horizon=4, late_horizon=late)), tmp_path / "run")
+    assert horizons == expected
+    # Other policies, which may have learned nothing yet, begin with the first ones.
+    assert load_dream(folder).metadata["horizon"] == 4
+
+
 def test_a_run_folder_holds_what_it_should_and_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     folder = run(tiny(), tmp_path / "run")
     names = {file.name for file in folder.iterdir()}

@@ -1,7 +1,7 @@
 """Where a code was seen in real experience: nothing else is drawn there.
 
-The chance of what was never seen is small and not none, and a dream takes thousands of steps: once half of a paddle flies
-through the field as a ball does, nothing that the dynamics learned says how it is to end.
+The chance of what was never seen is small and not none, and a dream takes thousands of steps: once half of a paddle
+flies through the field as a ball does, nothing that the dynamics learned says how it is to end.
 """
 
 import numpy as np
