@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dreamgym.changes import change_rarity
 from dreamgym.device import bf16_is_faster
 from dreamgym.errors import CheckpointError, ConfigError, InvalidInputError
+from dreamgym.hiding import hide_things
 from dreamgym.latents import LatentCache
 from dreamgym.models.dynamics import Prediction
 from dreamgym.models.layers import MapLayerNorm
@@ -76,6 +77,8 @@ class FitConfig:
             0 uses the true ones throughout.
         code_noise: mean share of the codes shown to the dynamics that are swapped for those of another step of the
             batch in the same cell; every window has its own share, drawn evenly from 0 to twice this.
+        hidden_share: share of the dynamics' windows that do not show something which is there
+            (:mod:`dreamgym.hiding`); only for a codec with sprites.
         shift: rows by which frames are moved up or down at most (:mod:`dreamgym.shifts`), drawn for half of the codec's
             frames and three in four of the dynamics' windows; 0 moves none.
         shift_step: the dynamics' windows are moved by multiples of so many rows, a divisor of the codec's cell: every
@@ -121,6 +124,7 @@ class FitConfig:
     gradient_clip: float = 100.0
     context_steps: int = 0
     code_noise: float = 0.0
+    hidden_share: float = 0.0
     shift: int = 0
     shift_step: int = 2
     reward_weight: float = 1.0
@@ -180,6 +184,8 @@ class FitConfig:
             raise ConfigError("shift: expected 0 where codec and dynamics are fitted interleaved.")
         if not 0 <= self.code_noise <= 0.5:
             raise ConfigError(f"code_noise: expected 0 to 0.5, got {self.code_noise}.")
+        if not 0 <= self.hidden_share <= 1:
+            raise ConfigError(f"hidden_share: expected 0 to 1, got {self.hidden_share}.")
         if min(self.event_priority, self.surprise_limit) < 1 or not 0 < self.final_rate <= 1 or self.balance_tau <= 0:
             raise ConfigError(
                 "expected event_priority and surprise_limit of at least 1, final_rate in (0, 1], balance_tau above 0."
@@ -252,6 +258,10 @@ class Fitter:
             raise ConfigError(
                 "seen_places: expected False where codec and dynamics are fitted interleaved, or to frames moved up "
                 "and down: where codes are seen is told before a fit, of the frames as they are."
+            )
+        if config.hidden_share and not world_model.config.codec.sprites:
+            raise ConfigError(
+                "hidden_share: expected 0 where the codes of the background are not known; set codec.sprites=True."
             )
         if config.interleaved and world_model.config.codec.sprites:
             raise ConfigError(
@@ -578,10 +588,14 @@ class Fitter:
         accuracy: bool,
     ) -> dict[str, Tensor]:
         config = self.config
+        shown = latents[:, :-1]
+        if config.hidden_share:
+            shown, hidden = hide_things(shown, self.world_model.codec.rest, config.hidden_share, generator)
+            moved = hidden.numpy() if moved is None else moved | hidden.numpy()
         self.world_model.dynamics.train()
         with self._seeded_dropout(generator), self.world_model.mixed_precision(config.bf16):
             loss, metrics = dynamics_loss(
-                self.world_model, replay, windows, latents, config, generator, accuracy=accuracy
+                self.world_model, replay, windows, latents, config, generator, shown=shown, accuracy=accuracy
             )
         self.world_model.dynamics.zero_grad(set_to_none=True)
         loss.backward()
@@ -592,7 +606,7 @@ class Fitter:
         self.world_model.dynamics.eval()
         self.dynamics_updates += 1
         if config.windows == "surprise":
-            # A moved window's loss says little of the records as they are.
+            # The loss of a moved window, or of one with something hidden, says little of the records as they are.
             kept = slice(None) if moved is None else ~moved
             as_it_is = Windows(windows.indices[kept], windows.mask[kept], windows.weights[kept])
             self._surprise.update(as_it_is, metrics["latent_steps"].cpu().numpy()[kept])
@@ -658,6 +672,7 @@ def dynamics_loss(
     config: FitConfig,
     generator: torch.Generator | None = None,
     *,
+    shown: Tensor | None = None,
     accuracy: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Negative log-likelihood of a batch of windows under the dynamics (Robine et al. 2023, Eq. 13-16).
@@ -671,6 +686,7 @@ def dynamics_loss(
         latents: (batch, time + 1, height, width) int64, their latents, on the model's device.
         config: weights and the number of context steps.
         generator: draws the model's own latents after the context, and swapped codes; on the CPU.
+        shown: (batch, time, height, width) int64, what the dynamics are shown instead of all latents but the last.
         accuracy: measure that, too: for dynamics that look at few cells it costs more than their loss.
 
     Returns:
@@ -687,7 +703,8 @@ def dynamics_loss(
     if config.windows == "surprise":
         weights = weights**config.surprise_correction
     actions, rewards, ends, elapsed = _given(world_model, replay, inputs, config)
-    shown = swap_codes(latents[:, :-1], config.code_noise, generator) if config.code_noise else latents[:, :-1]
+    shown = latents[:, :-1] if shown is None else shown
+    shown = swap_codes(shown, config.code_noise, generator) if config.code_noise else shown
     prediction = _roll(world_model, shown, actions, rewards, ends, elapsed, back, config.context_steps, generator)
     rewards, ends = rewards[:, back:], ends[:, back:]
     targets = latents[:, back + 1 :]
