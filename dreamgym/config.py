@@ -375,8 +375,6 @@ def _laptop() -> RunConfig:
             rare_share=0.5,
             even_share=0.25,
             surprise_correction=0.0,
-            # A ball or a paddle that is lost in a dream comes back.
-            hidden_share=0.3,
         ),
         # A policy learns from what it leads to: dreams long enough to get there. Begun where it plays now, or long,
         # they taught one that knew nothing less than short ones begun anywhere.
