@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from test_fit import MULTISCALE, SMALL, fit, pong, world_model
 
 import dreamgym.fit
 from dreamgym.errors import ConfigError
 from dreamgym.fit import FitConfig, Fitter
 from dreamgym.hiding import hide_things
-from tests.test_fit import MULTISCALE, SMALL, fit, pong, world_model
 
 HEIGHT, WIDTH = 10, 8
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from test_fit import MULTISCALE, SMALL, fit, pong, world_model
 
 from dreamgym.errors import ConfigError
 from dreamgym.fit import Fitter
@@ -13,7 +14,6 @@ from dreamgym.models.candidates import CandidateHead
 from dreamgym.models.motion import STEPS, Moving, carry, step_number
 from dreamgym.models.multiscale import MultiscaleDynamics
 from dreamgym.models.places import UNSEEN, around, seen_codes
-from tests.test_fit import MULTISCALE, SMALL, fit, pong, world_model
 
 PLACED = replace(MULTISCALE, seen_places=True)
 CODES = 5
