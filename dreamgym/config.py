@@ -83,8 +83,9 @@ class DreamConfig:
         reward: "expected" or "sampled".
         temperature: of the next latent's distribution.
         start_states: real moments a round's dreams may start from.
-        newest_share: share of them that is drawn from the newest quarter of the experience, nearer to what the policy
-            does now; the dream of a finished run, which other policies are trained in, has none such.
+        newest_share: share of them that is drawn from the round's own experience, which is what the policy gets into
+            now; the dream of a finished run, which other policies are trained in, has none such.
+        late_newest_share: the same in the second half of the rounds.
         stagger: spread the first ages over the horizon, so that not all dreams end in one step.
     """
 
@@ -98,12 +99,14 @@ class DreamConfig:
     temperature: float = 1.0
     start_states: int = 2048
     newest_share: float = 0.0
+    late_newest_share: float = 0.0
     stagger: bool = True
 
     def __post_init__(self) -> None:
         """Check the numbers that are used late."""
-        if not 0 <= self.newest_share <= 1:
-            raise ConfigError(f"newest_share: expected 0 to 1, got {self.newest_share}.")
+        for name in ("newest_share", "late_newest_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: expected 0 to 1, got {getattr(self, name)}.")
         _at_least(1, context=self.context, start_states=self.start_states, num_envs=self.num_envs, horizon=self.horizon)
         _at_least(0, late_horizon=self.late_horizon)
 

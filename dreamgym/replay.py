@@ -364,15 +364,18 @@ class Replay:
         episodes = self._episode_start(indices)
         return Windows(indices, episodes == episodes[:, :1], np.ones(len(indices), dtype=np.float32))
 
-    def sample_starts(self, count: int, context: int, rng: np.random.Generator, newest_share: float = 0.0) -> Windows:
+    def sample_starts(
+        self, count: int, context: int, rng: np.random.Generator, newest: int = 0, newest_share: float = 0.0
+    ) -> Windows:
         """Draw records for dreams to start from, each with the records before it.
 
         Args:
             count: number of starts, drawn without replacement while there are as many records.
             context: records a start, itself included as the last one.
             rng: where the draws come from.
-            newest_share: share of the starts that are drawn from the newest quarter of the records, at most all of
-                these once; the others are drawn from all records, so that one may be in both parts.
+            newest: how many records, the last ones, ``newest_share`` is drawn from.
+            newest_share: share of the starts that are drawn from them, at most all of these once; the others are drawn
+                from all records, so that one may be in both parts.
 
         Returns:
             Windows (count, context) ending at the starts; where the context reaches beyond the beginning of the episode
@@ -380,18 +383,20 @@ class Replay:
 
         Raises:
             ReplayError: the buffer is empty.
-            InvalidInputError: a count or context below 1, or a share that is none.
+            InvalidInputError: a count or context below 1, a share that is none, or fewer newest than none.
         """
         if count < 1 or context < 1:
             raise InvalidInputError(f"expected a count and a context of at least 1, got {count}, {context}.")
         if not 0 <= newest_share <= 1:
             raise InvalidInputError(f"newest_share: expected 0 to 1, got {newest_share}.")
+        if newest < 0:
+            raise InvalidInputError(f"newest: expected at least 0, got {newest}.")
         self._require(1)
-        quarter = -(-self._size // 4)
-        newest = min(round(newest_share * count), quarter)
+        newest = min(newest, self._size)
+        from_newest = min(round(newest_share * count), newest)
         parts = [
             self._size - among + rng.choice(among, size=drawn, replace=drawn > among)
-            for drawn, among in ((count - newest, self._size), (newest, quarter))
+            for drawn, among in ((count - from_newest, self._size), (from_newest, newest))
             if drawn
         ]
         starts = np.concatenate(parts)

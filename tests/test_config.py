@@ -71,6 +71,7 @@ def test_values_out_of_range_are_refused(values):
         lambda: DreamConfig(context=0),
         lambda: DreamConfig(horizon=0),
         lambda: DreamConfig(newest_share=1.5),
+        lambda: DreamConfig(late_newest_share=-0.5),
         lambda: EvaluateConfig(fidelity_horizon=0),
         lambda: EvaluateConfig(episodes=0),
         lambda: EvaluateConfig(record_episodes=-1),

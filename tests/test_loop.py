@@ -260,9 +260,9 @@ def test_dreams_begin_where_the_run_says_and_fidelity_has_a_horizon_of_its_own(t
     shares, horizons = [], []
     draw, measure = dreamgym.replay.Replay.sample_starts, dreamgym.loop.fidelity
 
-    def drawn(self, count, context, rng, newest_share=0.0):
+    def drawn(self, count, context, rng, newest=0, newest_share=0.0):
         shares.append(newest_share)
-        return draw(self, count, context, rng, newest_share)
+        return draw(self, count, context, rng, newest, newest_share)
 
     def measured(*args, horizon, **kwargs):
         horizons.append(horizon)
@@ -276,6 +276,22 @@ def test_dreams_begin_where_the_run_says_and_fidelity_has_a_horizon_of_its_own(t
     # One of them is the finished dream's, which is for any policy.
     assert set(shares) == {0.75, 0.0} and shares.count(0.0) == 1
     assert horizons == [7]
+
+
+def test_in_the_second_half_of_the_rounds_dreams_may_begin_where_the_policy_has_just_been(tmp_path, monkeypatch):
+    drawn, draw = [], dreamgym.replay.Replay.sample_starts
+
+    def watched(self, count, context, rng, newest=0, newest_share=0.0):
+        windows = draw(self, count, context, rng, newest, newest_share)
+        drawn.append((newest_share, bool(windows.indices[:, -1].min() >= len(self) - newest)))
+        return windows
+
+    monkeypatch.setattr(dreamgym.replay.Replay, "sample_starts", watched)
+    config = tiny(rounds=2)
+    run(replace(config, dream=replace(config.dream, late_newest_share=1.0, start_states=16)), tmp_path / "run")
+    assert drawn[0][0] == 0.0
+    # The finished dream is for policies that have been elsewhere.
+    assert (1.0, True) in drawn and drawn.count((0.0, False)) == 1
 
 
 @pytest.mark.parametrize(("rounds", "late", "expected"), [(3, 9, [4, 4, 9]), (2, 9, [4, 9]), (2, 0, [4, 4])])

@@ -493,20 +493,25 @@ def test_any_record_can_be_a_start() -> None:
     assert np.bincount(many).min() > 180
 
 
-def test_a_share_of_the_starts_is_of_the_newest_quarter() -> None:
+def test_a_share_of_the_starts_is_of_the_newest_records() -> None:
     # The ring has come round: the newest records are not its last slots.
     replay, _ = build([(30, "terminated"), (20, "left")], 40)
     rng = np.random.default_rng(0)
-    draws = [replay.sample_starts(8, 4, rng, newest_share=0.5).indices[:, -1] for _ in range(500)]
+    draws = [replay.sample_starts(8, 4, rng, 10, 0.5).indices[:, -1] for _ in range(500)]
     counts = np.bincount(np.concatenate(draws), minlength=40)
     assert counts[:30].sum() == pytest.approx(1500, abs=120)
     assert counts[30:].min() > 170
     # Each of the newest once at most; what they cannot give is drawn from all.
-    only = replay.sample_starts(30, 4, rng, newest_share=1.0).indices[:, -1]
+    only = replay.sample_starts(30, 4, rng, 10, 1.0).indices[:, -1]
     assert sorted(only[-10:].tolist()) == list(range(30, 40))
     assert len(np.unique(only[:20])) == 20
     with pytest.raises(InvalidInputError, match="newest_share: expected 0 to 1"):
-        replay.sample_starts(1, 1, rng, newest_share=1.5)
+        replay.sample_starts(1, 1, rng, 10, 1.5)
+    with pytest.raises(InvalidInputError, match="newest: expected at least 0"):
+        replay.sample_starts(1, 1, rng, -1)
+    # Fewer are held than are named, or none is meant.
+    for newest in (0, 100):
+        assert len(replay.sample_starts(8, 4, rng, newest, 1.0).indices) == 8
 
 
 # On disk

@@ -212,7 +212,7 @@ ROWS = {
     "stack1": Row("the policy sees the newest latent alone: no motion", but(dream={"latent_stack": 1})),
     "sampled-reward": Row("rewards drawn, not expected: the paper's", but(dream={"reward": "sampled"})),
     "horizon25": Row("dreams half as long", but(dream={"horizon": 25})),
-    "newest-starts": Row("three in four dreams begin in the newest quarter", but(dream={"newest_share": 0.75})),
+    "newest-starts": Row("three in four dreams begin in the newest experience", but(dream={"newest_share": 0.75})),
     "horizon100": Row("dreams twice as long", but(dream={"horizon": 100})),
     # The policy.
     "paper-policy": Row("the paper's policy network, several times as large", but(network="paper")),
@@ -338,7 +338,8 @@ class Ablation:
     def _dream(self, config: RunConfig, model: WorldModel, latents: torch.Tensor) -> Dream:
         rng = np.random.default_rng(derive_seed(config.seed, "starts"))
         count = min(config.dream.start_states, len(self.replay))
-        windows = self.replay.sample_starts(count, config.dream.context, rng, config.dream.newest_share)
+        share = config.dream.newest_share
+        windows = self.replay.sample_starts(count, config.dream.context, rng, len(self.replay) // 4, share)
         actions = torch.as_tensor(self.replay.actions_at(windows.indices))
         valid, elapsed = torch.as_tensor(windows.mask), self.replay.elapsed_at(windows.indices[:, 0])
         starts = StartStates(latents[torch.as_tensor(windows.indices)], actions, valid, torch.as_tensor(elapsed))
