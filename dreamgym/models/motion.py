@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamgym.models.patches import places_around, places_around_wrapped
+from dreamgym.models.patches import BLOCK, places_around, places_around_wrapped
 
 REACH = 12
 """Pixels that a thing may move in a step, up and down and to both sides."""
@@ -305,9 +305,13 @@ def _nearest(looks: Tensor, pictures: Tensor, weight: Tensor, among: Tensor | No
     """Which picture (codes, pixels) is nearest to each look (count, pixels): (count,) int64.
 
     By the weights (count, pixels) of its pixels, and ``among`` those that are True in (count, codes); None: among all.
-    Not by a product, whose last bits depend on how many there are.
     """
-    distance = ((looks[:, None] - pictures).square() * weight[:, None]).sum(dim=2)
+    # Of the sum of weight * (look - picture)^2 what differs from picture to picture.
+    given = torch.cat([weight, -2 * weight * looks], dim=1)
+    # In products of few rows the last bits of one depend on how many there are.
+    given = F.pad(given, (0, 0, 0, -len(given) % BLOCK))
+    with torch.autocast(given.device.type, enabled=False):
+        distance = (given @ torch.cat([pictures.square(), pictures], dim=1).T)[: len(looks)]
     if among is not None:
         distance = distance + _NOWHERE * ~among
     return distance.argmin(dim=1)
