@@ -84,7 +84,8 @@ class DreamConfig:
         temperature: of the next latent's distribution.
         start_states: real moments a round's dreams may start from.
         newest_share: share of them that is drawn from the round's own experience, which is what the policy gets into
-            now; the dream of a finished run, which other policies are trained in, has none such.
+            now, as far as there are as many; the dream of a finished run, which other policies are trained in, has none
+            such.
         late_newest_share: the same in the second half of the rounds.
         stagger: spread the first ages over the horizon, so that not all dreams end in one step.
     """
@@ -306,6 +307,8 @@ def _quick() -> RunConfig:
         imagined_steps=(50_000,),
         collect=CollectConfig(first_steps=6_000, steps=3_000),
         fit=replace(laptop.fit, unquantized_updates=200, settled_updates=300),
+        # Its two policies have learned little.
+        dream=replace(laptop.dream, late_horizon=0, late_newest_share=0.0),
         evaluate=EvaluateConfig(),
     )
 
@@ -410,7 +413,7 @@ def _gpu() -> RunConfig:
         ),
         collect=CollectConfig(),
         fit=replace(laptop.fit, codec_batch_size=128, unquantized_updates=3_550, dynamics_batch_size=1_024),
-        dream=replace(laptop.dream, num_envs=512, start_states=8192),
+        dream=replace(laptop.dream, num_envs=512, start_states=6400),
         ppo=PPOConfig(n_steps=25, batch_size=1_600),
     )
 

@@ -186,6 +186,9 @@ class FitConfig:
             raise ConfigError(f"code_noise: expected 0 to 0.5, got {self.code_noise}.")
         if not 0 <= self.hidden_share <= 1:
             raise ConfigError(f"hidden_share: expected 0 to 1, got {self.hidden_share}.")
+        if self.hidden_share and self.shift:
+            # What is hidden shows the background, which moves with the frame.
+            raise ConfigError("hidden_share: expected 0 where frames are moved; set shift=0.")
         if min(self.event_priority, self.surprise_limit) < 1 or not 0 < self.final_rate <= 1 or self.balance_tau <= 0:
             raise ConfigError(
                 "expected event_priority and surprise_limit of at least 1, final_rate in (0, 1], balance_tau above 0."
@@ -411,7 +414,9 @@ class Fitter:
         """Fit the dynamics alone, on latents (steps, height, width) uint8 of the whole replay."""
         tracker = _Tracker(updates)
         if places := _knows_places(self.world_model):
-            places.learn_places(seen_codes(latents, self.world_model.codec.num_codes))
+            # First: what was not seen where it is would be a surprise of its own.
+            codec = self.world_model.codec
+            places.learn_places(seen_codes(latents, codec.num_codes), codec.rest)
         table = torch.as_tensor(latents)
         moved_tables = self._moved_tables(replay, table) if self.config.shift else None
         device = self.world_model.device

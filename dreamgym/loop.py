@@ -416,7 +416,7 @@ class _Run:
         return metadata
 
     def _late(self, index: int) -> bool:
-        """Whether a round is in the second half of them."""
+        """Whether a round is in the second half of them, of all that the configuration names by now."""
         return index >= self.config.rounds / 2
 
     def _newest_share(self, index: int) -> float:

@@ -91,3 +91,5 @@ def test_where_the_background_s_codes_are_not_known_nothing_is_hidden():
     for share in (-0.1, 1.1, np.nan):
         with pytest.raises(ConfigError, match="hidden_share: expected 0 to 1"):
             FitConfig(hidden_share=share)
+    with pytest.raises(ConfigError, match="hidden_share: expected 0 where frames are moved"):
+        FitConfig(hidden_share=0.1, shift=4)

@@ -13,7 +13,7 @@ from dreamgym.models import places
 from dreamgym.models.candidates import CandidateHead
 from dreamgym.models.motion import STEPS, Moving, carry, step_number
 from dreamgym.models.multiscale import MultiscaleDynamics
-from dreamgym.models.places import UNSEEN, around, seen_codes
+from dreamgym.models.places import UNSEEN, likely_codes, seen_codes
 
 PLACED = replace(MULTISCALE, seen_places=True)
 CODES = 5
@@ -34,10 +34,25 @@ def test_every_code_that_a_cell_ever_had_is_seen_in_it(monkeypatch):
 def test_a_code_is_drawn_in_the_nine_cells_around_where_it_was_seen(wraps):
     seen = torch.zeros(6, 8, CODES, dtype=torch.bool)
     seen[0, 4, 2] = True
-    found = around(seen, wraps)
+    found = likely_codes(seen, torch.arange(48).view(6, 8), wraps)
     rows, columns = found[..., 2].nonzero().unbind(1)
     assert set(rows.tolist()) == ({5, 0, 1} if wraps else {0, 1}) and set(columns.tolist()) == {3, 4, 5}
     assert found.sum() == found[..., 2].sum() == (9 if wraps else 6)
+
+
+def test_a_code_of_three_cells_of_a_line_is_drawn_in_all_of_the_line_that_have_their_background():
+    seen = torch.zeros(12, 10, CODES, dtype=torch.bool)
+    rest = torch.zeros(12, 10, dtype=torch.int64)
+    rest[9:] = 1
+    seen[[0, 3, 6], 4, 2] = True
+    seen[[0, 3], 8, 1] = True
+    found = likely_codes(seen, rest, False)
+    assert found[:9, 4, 2].all() and not found[9:].any()
+    # Two are not enough, and a line is one cell wide.
+    assert found[..., 1].sum() == (2 + 3) * 3 and found[..., 2].sum() == (2 + 3 + 3) * 3 + 1
+    # The same of rows.
+    turned = likely_codes(seen.transpose(0, 1), rest.T, False)
+    assert torch.equal(turned, found.transpose(0, 1))
 
 
 @torch.no_grad()
@@ -84,7 +99,8 @@ def test_a_fit_learns_where_codes_are_seen_and_a_state_dict_keeps_it():
     fit(fitter, replay, 5, 2)
     latents = fitter._latents.of(replay)
     learned = model.dynamics.latent_head.places
-    assert torch.equal(learned, around(seen_codes(latents, model.codec.num_codes), False)) and not learned.all()
+    expected = likely_codes(seen_codes(latents, model.codec.num_codes), model.codec.rest, False)
+    assert torch.equal(learned, expected) and not learned.all()
     other = world_model(dynamics=PLACED, stages=3)
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.dynamics.latent_head.places, learned)

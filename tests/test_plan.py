@@ -26,8 +26,9 @@ def test_a_plan_counts_what_the_presets_do():
     assert counts["codec"] == 700
     # The codec is fitted once: each frame is encoded once.
     assert counts["encoded"] == 84_400
-    # 1,024 moments of eight frames after each fit and before each training, at two scores and at the end.
-    assert counts["starts"] == (2 * 10 + 2 + 1) * 8_192
+    # 1,024 moments of eight frames after each fit and before each training, at two scores, at the end and, drawn from
+    # all experience, for the dream that is handed on.
+    assert counts["starts"] == (2 * 10 + 2 + 2) * 8_192
     assert counts["held_out"] == 8
     assert counts["dynamics"] == 1_500 + 8 * 600 + 1_200
     assert counts["imagined"] == 200_000 + 8 * 100_000 + 300_000

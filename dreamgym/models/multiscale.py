@@ -24,7 +24,7 @@ from dreamgym.models.layers import Conv3x3, embed_mostly_alike, side_by_side
 from dreamgym.models.losses import NO_REWARD, code_log_probability, reward_classes
 from dreamgym.models.motion import STEPS, Moving, carry, find_moving, going_on, next_step
 from dreamgym.models.movers import StepHead, StepReward, leaving
-from dreamgym.models.places import around
+from dreamgym.models.places import likely_codes
 from dreamgym.models.residual import REWARDED, ResidualBlock, one_by_one, steps_since
 from dreamgym.models.things import Things, find_things
 from dreamgym.replay import LONGEST_ELAPSED
@@ -49,8 +49,8 @@ class MultiscaleConfig:
             (:mod:`dreamgym.models.motion`).
         step_hidden: units of the layers that see one thing: with ``motion`` a step is drawn for each,
             and the reward is told of them (:mod:`dreamgym.models.movers`); 0 draws what moves cell by cell.
-        seen_places: whether a code is drawn only where it, or a cell beside it, had it in real experience
-            (:mod:`dreamgym.models.places`).
+        seen_places: whether a code is hardly ever drawn but where it, a cell beside it or several of its row or column
+            had it in real experience (:mod:`dreamgym.models.places`).
         clock: largest number of steps since the last reward that is told from larger ones.
         cell_hidden: units of the layers that see one cell which may change.
         least_change: chance of a change from which a cell is looked at; all others keep their code.
@@ -239,10 +239,16 @@ class MultiscaleDynamics(nn.Module):
         # A new tensor: gradients of what was computed before still need the old one.
         self.codebook = F.pad(scaled, (0, 0, 0, 1))
 
-    def learn_places(self, seen: Tensor) -> None:
-        """Take which codes each cell ever had, (height, width, num_codes) bool, where ``seen_places`` asks for it."""
+    def learn_places(self, seen: Tensor, rest: Tensor) -> None:
+        """Take which codes each cell ever had, where ``seen_places`` asks for it.
+
+        Args:
+            seen: (height, width, num_codes) bool.
+            rest: (height, width) int64, the codes of the background.
+        """
         if self.latent_head.places is not None:
-            self.latent_head.places = around(seen.to(self.latent_head.places.device), self.config.wraps)
+            device = self.latent_head.places.device
+            self.latent_head.places = likely_codes(seen.to(device), rest.to(device), self.config.wraps)
 
     @property
     def looks_back(self) -> int:

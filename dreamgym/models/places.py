@@ -1,4 +1,4 @@
-"""Where a code was seen in real experience: nothing else is drawn there.
+"""Where a code was seen in real experience: elsewhere it is hardly ever drawn.
 
 The chance of what was never seen is small and not none, and a dream takes thousands of steps: once half of a paddle
 flies through the field as a ball does, nothing that the dynamics learned says how it is to end.
@@ -12,6 +12,9 @@ from torch import Tensor
 
 UNSEEN = 10.0
 """By which the score of a code is less where it was not seen: what is not in the data has some chance, but little."""
+
+_SEVERAL = 3
+"""Cells of a row or column, alike in their background, that make a code one of all such cells in it."""
 
 _CHUNK = 4_096
 """Latents that are counted at once."""
@@ -36,15 +39,28 @@ def seen_codes(latents: npt.NDArray[np.uint8], num_codes: int) -> Tensor:
     return torch.from_numpy(counts > 0).view(height, width, num_codes)
 
 
-def around(seen: Tensor, wraps: bool) -> Tensor:
-    """Which codes a cell or one of its eight neighbours had, as :func:`seen_codes`.
+def likely_codes(seen: Tensor, rest: Tensor, wraps: bool) -> Tensor:
+    """Which codes are drawn where, as :func:`seen_codes`: those that a cell, or cells like it, had.
 
-    A ball is seen in few of its places in a cell, and in all of them in a cell or the next.
+    A ball is seen in few of its places in a cell, and in all of them in a cell or the next: a code that one of the
+    eight neighbours had is drawn. Where balls leave the screen few were ever seen: so is a code that several cells of a
+    row or column had, wherever in it the background is theirs.
 
     Args:
         seen: (height, width, num_codes) bool.
+        rest: (height, width) int64, the codes of the background.
         wraps: whether cells at opposite edges are neighbours.
     """
+    found = _around(seen, wraps)
+    for ground in torch.unique(rest):
+        there = (rest == ground)[..., None]
+        for axis in (0, 1):
+            found |= there & ((seen & there).sum(dim=axis, keepdim=True) >= _SEVERAL)
+    return found
+
+
+def _around(seen: Tensor, wraps: bool) -> Tensor:
+    """Which codes a cell or one of its eight neighbours had, as :func:`seen_codes`."""
     maps = seen.float().permute(2, 0, 1)[None]
     padded = F.pad(maps, (1, 1, 1, 1), mode="circular") if wraps else F.pad(maps, (1, 1, 1, 1))
     return F.max_pool2d(padded, 3, stride=1)[0].permute(1, 2, 0) > 0
