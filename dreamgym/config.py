@@ -382,8 +382,8 @@ def _laptop() -> RunConfig:
             even_share=0.25,
             surprise_correction=0.0,
         ),
-        # What a policy that plays gets into is in what it has just done: dreams begin there, and last as long as they are
-        # true. One that knew nothing learned more from short ones that began anywhere.
+        # What a policy that plays gets into is in what it has just done: dreams begin there, and last as long as they
+        # are true. One that knew nothing learned more from short ones that began anywhere.
         dream=DreamConfig(horizon=50, late_horizon=200, late_newest_share=1.0, start_states=1024),
         ppo=PPOConfig(learning_rate=6e-4),
         evaluate=EvaluateConfig(every=5),
