@@ -11,6 +11,7 @@ import torch
 
 from dreamgym import __version__
 from dreamgym.config import PRESETS, RunConfig, make_config
+from dreamgym.errors import CheckpointError
 from dreamgym.hardware import describe_machine
 from dreamgym.run_folder import RunFolder, evaluations
 
@@ -123,6 +124,16 @@ def provenance(folder: RunFolder) -> dict[str, Any]:
         ConfigError: there is no run.
         CheckpointError: one of its files is damaged.
     """
+    try:
+        return _facts(folder)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder.path}: {folder.log_file.name} or {folder.machine_file.name} is damaged: expected what train "
+            f"writes, got {type(error).__name__} {error}. Restore them from a copy."
+        ) from error
+
+
+def _facts(folder: RunFolder) -> dict[str, Any]:
     config, progress, log, machine = folder.config(), folder.progress(), folder.log(), folder.machine()
     evaluated = evaluations(log)
     interactions = {entry["round"]: entry["interactions"] for entry in log if entry["phase"] == "collect"}

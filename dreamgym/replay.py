@@ -83,20 +83,26 @@ class Replay:
         if self.action_dtype.kind not in "iuf":
             raise InvalidInputError(f"action_dtype: expected an integer or floating type, got {action_dtype!r}.")
         # Zeros that nobody has written take no memory: the system maps their pages at the first write.
-        self._frames = np.zeros((self.capacity, *self.frame_shape), np.uint8)
-        self._columns: Arrays = {
-            "actions": np.zeros((self.capacity, *self.action_shape), self.action_dtype),
-            "rewards": np.zeros(self.capacity, np.float32),
-            "terminated": np.zeros(self.capacity, np.bool_),
-            "truncated": np.zeros(self.capacity, np.bool_),
-            "life_lost": np.zeros(self.capacity, np.bool_),
-            "first": np.zeros(self.capacity, np.bool_),
-        }
+        try:
+            self._frames = np.zeros((self.capacity, *self.frame_shape), np.uint8)
+            self._columns: Arrays = {
+                "actions": np.zeros((self.capacity, *self.action_shape), self.action_dtype),
+                "rewards": np.zeros(self.capacity, np.float32),
+                "terminated": np.zeros(self.capacity, np.bool_),
+                "truncated": np.zeros(self.capacity, np.bool_),
+                "life_lost": np.zeros(self.capacity, np.bool_),
+                "first": np.zeros(self.capacity, np.bool_),
+            }
+            self._episode_first = np.zeros(self.capacity, np.int64)
+            self._starts = StartWeights(self.capacity)
+        except (MemoryError, ValueError) as error:
+            raise InvalidInputError(
+                f"capacity: expected as many frames of {self.frame_shape} as there is memory for, got "
+                f"{self.capacity:,}; take fewer."
+            ) from error
         # Records are numbered from the first ever appended; record n lies in slot n % capacity.
         self._stop = 0
         self._size = 0
-        self._episode_first = np.zeros(self.capacity, np.int64)
-        self._starts = StartWeights(self.capacity)
         self._folder: Path | None = None
         self._shards: tuple[Shard, ...] = ()
 
@@ -447,7 +453,10 @@ class Replay:
         folder = Path(folder)
         index = read_index(folder)
         size = index.capacity if capacity is None else capacity
-        replay = cls(size, index.frame_shape, index.action_shape, np.dtype(index.action_dtype))
+        try:
+            replay = cls(size, index.frame_shape, index.action_shape, np.dtype(index.action_dtype))
+        except InvalidInputError as error:
+            raise ReplayError(f"{folder / INDEX_NAME}: {error}") from error
         oldest = max(index.first, index.stop - replay.capacity)
         replay._stop, replay._size = index.stop, index.stop - oldest
         expected = oldest
@@ -476,6 +485,8 @@ class Replay:
             values = columns.get(name)
             if values is None or values.shape != (len(frames), *column.shape[1:]) or values.dtype != column.dtype:
                 raise ReplayError(f"replay shard {path}: expected {name} {column.dtype} of {len(frames)} records.")
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise ReplayError(f"replay shard {path}: expected finite {name}. Restore it from a copy.")
             column[slots] = values[wanted - first :]
 
     def _slots(self, indices: Indices) -> Indices:

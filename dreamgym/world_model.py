@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,10 @@ DYNAMICS: dict[type[Any], type[Any]] = {
     MultiscaleConfig: MultiscaleDynamics,
 }
 """What builds the dynamics of each kind of settings."""
+
+
+LARGEST = 4096
+"""Largest whole number in a world model's configuration; the widest network fitted so far has 512 of anything."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,17 @@ class WorldModelConfig:
             raise ConfigError("dynamics.wraps: expected False where the codec is not aligned; set codec.aligned=True.")
         if getattr(self.dynamics, "motion", False) and not self.codec.sprites:
             raise ConfigError("dynamics.motion: expected False where codes have no sprites; set codec.sprites=True.")
+        _check_sizes(self)
+
+
+def _check_sizes(config: Any, prefix: str = "") -> None:
+    """No whole number of a configuration, nested ones included, may be larger than any network needs."""
+    for part in fields(config):
+        name, value = f"{prefix}{part.name}", getattr(config, part.name)
+        if is_dataclass(value):
+            _check_sizes(value, f"{name}.")
+        elif isinstance(value, int) and value > LARGEST:
+            raise ConfigError(f"{name}: expected at most {LARGEST:,}, got {value:,}.")
 
 
 class WorldModel(nn.Module):
