@@ -192,6 +192,9 @@ def set_policy(agent: Any, policy: Mapping[str, Tensor], world_model: WorldModel
     unknown = sorted(set(policy) - set(stored.values()))
     if unknown:
         raise KeyError(f"expected no tensors {', '.join(unknown)}")
+    for name, tensor in policy.items():
+        if tensor.is_floating_point() != state[name].is_floating_point():
+            raise KeyError(f"{name}: expected {state[name].dtype}, got {tensor.dtype}")
     books = {name: tensor for name, tensor in state.items() if name.endswith(_CODEBOOK)}
     agent.policy.load_state_dict({name: {**books, **policy}[first] for name, first in stored.items()})
     replace_codebook(agent, world_model)

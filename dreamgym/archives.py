@@ -4,6 +4,7 @@ import io
 import pickletools
 import re
 import zipfile
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -58,10 +59,15 @@ def load_tensors(content: bytes, device: str = "cpu") -> Any:
             if name.endswith(".pkl"):
                 _check_pickle(name, archive.read(name))
     try:
-        return torch.load(io.BytesIO(content), device, weights_only=True)
+        values = torch.load(io.BytesIO(content), device, weights_only=True)
     except Exception as error:
         # A broken pickle may end in any error; those of torch advise to open it in full, which is the last thing to do.
         raise ValueError(f"its tensors cannot be read ({type(error).__name__})") from error
+    for name, tensor in _tensors(values):
+        # One number, repeated by a stride of zero, can pass for any number of them.
+        if tensor.numel() * tensor.element_size() > len(content):
+            raise ValueError(f"{name} claims to be larger than the file: {tuple(tensor.shape)}")
+    return values
 
 
 def _check_pickle(name: str, content: bytes) -> None:
@@ -79,14 +85,19 @@ def _check_pickle(name: str, content: bytes) -> None:
             raise ValueError(f"the pickle {name} expected tensors alone, it asks for {found!r} and was not opened")
 
 
-def non_finite(values: Any, name: str = "") -> str | None:
+def non_finite(values: Any) -> str | None:
     """The name of the first tensor in nested containers that holds a NaN or an infinity; None if there is none."""
-    if isinstance(values, Tensor):
-        return None if not values.is_floating_point() or bool(torch.isfinite(values).all()) else name
+    return next((name for name, tensor in _tensors(values) if not bool(torch.isfinite(tensor).all())), None)
+
+
+def _tensors(values: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested containers, each with the names that lead to it."""
     items: Any = ()
-    if isinstance(values, dict):
+    if isinstance(values, Tensor):
+        yield name, values
+    elif isinstance(values, dict):
         items = cast("dict[Any, Any]", values).items()
     elif isinstance(values, list | tuple):
         items = enumerate(cast("list[Any]", values))
-    found = (non_finite(value, f"{name}.{key}".lstrip(".")) for key, value in items)
-    return next((each for each in found if each is not None), None)
+    for key, value in items:
+        yield from _tensors(value, f"{name}.{key}".lstrip("."))

@@ -29,6 +29,7 @@ _WEIGHTS = "world_model."
 _STARTS = "starts."
 _POLICY = "policy."
 _KIND = "kind"
+_ENTRIES = ("format", "world_model", "latent_stack", "metadata", SUM)
 _HALVES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -318,6 +319,9 @@ def _read_header(
     try:
         config = config_from_dict(WorldModelConfig, parse_json(header["world_model"]))
         latent_stack, metadata = int(header["latent_stack"]), parse_json(header["metadata"])
+        unknown = sorted(set(header) - set(_ENTRIES))
+        if unknown:
+            raise ValueError(f"expected the entries {', '.join(_ENTRIES)}, got {', '.join(unknown)} too")
         if version < 1 or latent_stack < 1:
             raise ValueError(f"format and latent_stack: expected at least 1, got {version} and {latent_stack}")
         _check_metadata(metadata)

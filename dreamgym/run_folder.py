@@ -22,6 +22,9 @@ from dreamgym.replay import Replay
 from dreamgym.shards import INDEX_NAME
 
 PHASES = ("collect", "fit", "train", "evaluate")
+MACHINE_FIELDS = ("version", "commit", "device", "machine", "matmul_gflops", "earlier", "command")
+"""What ``machine.json`` tells; ``earlier`` holds what it told before the run was resumed elsewhere."""
+
 _log = logging.getLogger("dreamgym")
 
 
@@ -133,7 +136,7 @@ class RunFolder:
             ConfigError: there is none, or it cannot be read.
         """
         try:
-            return RunConfig.from_json(unsealed(parse_json(read_text(self.config_file))))
+            return RunConfig.from_json(self._fields(self.config_file, "game", "preset", "seed"))
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{self.path} is no run: {self.config_file.name}: {error}. Name a run's folder, or restore that file."
@@ -148,7 +151,8 @@ class RunFolder:
         if not self.progress_file.is_file():
             return Progress()
         try:
-            return config_from_dict(Progress, unsealed(parse_json(read_text(self.progress_file))))
+            fields = self._fields(self.progress_file, "round", "phase", "imagined_steps", "seconds")
+            return config_from_dict(Progress, fields)
         except (OSError, ValueError, CheckpointError) as error:
             raise CheckpointError(
                 f"{self.progress_file} is damaged: {error}. Restore it or start the run anew."
@@ -160,7 +164,7 @@ class RunFolder:
         Where a resumed run's code or machine is another, what was written before is kept under ``"earlier"``.
 
         Args:
-            machine: plain JSON; ``matmul_gflops`` varies from start to start and makes no other machine.
+            machine: plain JSON, some of :data:`MACHINE_FIELDS`; ``matmul_gflops`` varies from start to start and makes no other machine.
 
         Raises:
             CheckpointError: the file that is there is damaged.
@@ -180,9 +184,22 @@ class RunFolder:
         if not self.machine_file.is_file():
             return {}
         try:
-            return unsealed(parse_json(read_text(self.machine_file)))
+            machine = self._fields(self.machine_file)
+            unknown = sorted(set(machine) - set(MACHINE_FIELDS))
+            if unknown or not machine:
+                raise ValueError(f"expected some of {', '.join(MACHINE_FIELDS)}, got {', '.join(unknown) or 'none'}")
+            return machine
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.machine_file} is damaged: {error}. Restore it or remove it.") from error
+
+    @staticmethod
+    def _fields(file: Path, *expected: str) -> dict[str, Any]:
+        """The fields of a JSON file that is the one that was written, some of which must be there."""
+        fields = unsealed(parse_json(read_text(file)))
+        missing = [name for name in expected if name not in fields]
+        if missing:
+            raise ValueError(f"expected the fields {', '.join(expected)}, got none called {', '.join(missing)}")
+        return fields
 
     def finish_phase(self, progress: Progress, record: dict[str, Any] | None = None) -> None:
         """Log a phase's record, then move on: a phase counts from the instant when the progress file is renamed."""
