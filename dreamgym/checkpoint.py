@@ -245,11 +245,17 @@ def load_dream(path: Path | str, device: str | torch.device = "cpu") -> Dream:
     bad = non_finite(tensors)
     if bad is not None:
         raise CheckpointError(f"{file}: expected finite numbers, {bad} holds others. Restore it or train it again.")
+    strange = sorted(name for name in tensors if not name.startswith((_WEIGHTS, _STARTS, _POLICY)))
+    if strange:
+        raise CheckpointError(
+            f"{file}: expected tensors called {_WEIGHTS}..., {_STARTS}... and {_POLICY}..., got {', '.join(strange)}. "
+            "Restore it or train it again."
+        )
     weights = {name.removeprefix(_WEIGHTS): t for name, t in tensors.items() if name.startswith(_WEIGHTS)}
     try:
         with _no_larger_than(sum(tensor.numel() for tensor in weights.values())):
             world_model = WorldModel(config, seed=0)
-        _check_types(weights, world_model)
+        _check_weights(weights, world_model)
         world_model.load_state_dict(weights)
         count = len(tensors[_STARTS + "latents"])
         tensors.setdefault(_STARTS + "elapsed", torch.full((count,), UNKNOWN_ELAPSED))
@@ -287,13 +293,14 @@ def _no_larger_than(numbers: int) -> Generator[None]:
         hook.remove()
 
 
-def _check_types(weights: Mapping[str, Tensor], world_model: WorldModel) -> None:
-    """Numbers may be stored in any precision, everything else only as what it is."""
+def _check_weights(weights: Mapping[str, Tensor], world_model: WorldModel) -> None:
+    """Numbers may be stored in any precision, everything else only as what it is; torch is not as strict."""
     for name, expected in world_model.state_dict().items():
-        if name in weights:
-            allowed = _HALVES if expected.is_floating_point() else (expected.dtype,)
-            if weights[name].dtype not in allowed:
-                raise TypeError(f"{name}: expected {expected.dtype}, got {weights[name].dtype}")
+        found, allowed = weights[name], _HALVES if expected.is_floating_point() else (expected.dtype,)
+        if found.dtype not in allowed or found.shape != expected.shape:
+            raise TypeError(
+                f"{name}: expected {expected.dtype} {tuple(expected.shape)}, got {found.dtype} {tuple(found.shape)}"
+            )
 
 
 def _full(tensor: Tensor) -> Tensor:

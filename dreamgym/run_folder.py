@@ -1,6 +1,7 @@
 """A run's folder: its configuration, log, replay, checkpoints, and where it stands."""
 
 import hashlib
+import io
 import json
 import logging
 import shutil
@@ -164,7 +165,8 @@ class RunFolder:
         Where a resumed run's code or machine is another, what was written before is kept under ``"earlier"``.
 
         Args:
-            machine: plain JSON, some of :data:`MACHINE_FIELDS`; ``matmul_gflops`` varies from start to start and makes no other machine.
+            machine: plain JSON, some of :data:`MACHINE_FIELDS`; ``matmul_gflops`` varies from start to start and makes
+                no other machine.
 
         Raises:
             CheckpointError: the file that is there is damaged.
@@ -275,7 +277,7 @@ class RunFolder:
 
     def save_model(self, round_index: int, state: dict[str, Any]) -> None:
         """Write the world model, its optimisers and the replay's visits after the fit of a round."""
-        write_atomic(self._model_file(round_index), lambda file: torch.save(state, file))
+        _save(self._model_file(round_index), state)
 
     def load_model(self, round_index: int) -> dict[str, Any]:
         """Read what :meth:`save_model` wrote.
@@ -287,7 +289,7 @@ class RunFolder:
 
     def save_policy(self, round_index: int, parameters: dict[str, Any]) -> None:
         """Write the agent's tensors after the training of a round."""
-        write_atomic(self._policy_file(round_index), lambda file: torch.save(parameters, file))
+        _save(self._policy_file(round_index), parameters)
 
     def load_policy(self, round_index: int) -> dict[str, Any]:
         """Read what :meth:`save_policy` wrote.
@@ -365,6 +367,13 @@ def _log_sum(entries: list[dict[str, Any]], progress: Progress) -> str:
     here = (progress.round, PHASES.index(progress.phase))
     finished = [entry for entry in entries if (entry["round"], PHASES.index(entry["phase"])) < here]
     return hashlib.sha256(json.dumps(finished).encode()).hexdigest()
+
+
+def _save(path: Path, values: dict[str, Any]) -> None:
+    # Given a file, torch would write its name into it, which here is a temporary one.
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    write_atomic(path, lambda file: cast(Any, file.write_bytes(buffer.getvalue())))
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

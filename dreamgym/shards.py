@@ -273,4 +273,6 @@ def _inflate(stream: npt.NDArray[np.uint8], count: int, frame_shape: tuple[int, 
         np.bitwise_xor.accumulate(np.frombuffer(content, np.uint8).reshape(block.shape), axis=0, out=block)
         block ^= previous
         previous = block[-1].copy()
+    if decompressor.decompress(pending, 1) or not decompressor.eof:
+        raise ValueError(f"expected {count} frames of {frame_shape}, the stream holds more")
     return frames
