@@ -128,7 +128,7 @@ def config_from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
                 raise CheckpointError(f"{kind.__name__}.{name}: expected kind {' or '.join(choices)}, got {chosen!r}.")
             arguments[name] = config_from_dict(choices[chosen], part)
         elif not fits(value, hint):
-            raise CheckpointError(f"{kind.__name__}.{name}: expected {_type_name(hint)}, got {value!r}.")
+            raise CheckpointError(f"{kind.__name__}.{name}: expected {type_name(hint)}, got {value!r}.")
         else:
             arguments[name] = tuple(cast(list[Any], value)) if isinstance(value, list) else value
     try:
@@ -150,7 +150,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return result
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
     """A type as a message names it: "int", "tuple[int, ...]", "'paper' or 'light'"."""
     choices = [repr(choice) for choice in get_args(hint) if isinstance(choice, str)]
     return " or ".join(choices) or getattr(hint, "__name__" if isinstance(hint, type) else "", str(hint))

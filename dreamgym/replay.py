@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dreamgym.errors import InvalidInputError, ReplayError
+from dreamgym.json_files import fits
 from dreamgym.shards import (
     INDEX_NAME,
     Arrays,
@@ -72,7 +73,9 @@ class Replay:
         Raises:
             InvalidInputError: a capacity below 1, or a shape or type that cannot be.
         """
-        self.capacity = int(capacity)
+        if not fits(capacity, int):
+            raise InvalidInputError(f"capacity: expected a whole number of records, got {capacity!r}.")
+        self.capacity = capacity
         self.frame_shape = tuple(int(side) for side in frame_shape)
         self.action_shape = tuple(int(side) for side in action_shape)
         self.action_dtype: np.dtype[Any] = np.dtype(action_dtype)
@@ -152,7 +155,8 @@ class Replay:
                 that has ended must be followed by a first record.
 
         Raises:
-            InvalidInputError: a frame or action of the wrong shape or type, or a `first` that is missing.
+            InvalidInputError: a frame or action of the wrong shape or type, a reward that is not finite, or a `first`
+                that is missing.
         """
         frame = np.asarray(frame)
         if frame.shape != self.frame_shape or frame.dtype != np.uint8:
@@ -162,6 +166,8 @@ class Replay:
             raise InvalidInputError(
                 f"action: expected {self.action_dtype} {self.action_shape}, got {taken.dtype} {taken.shape}."
             )
+        if not np.isfinite(reward):
+            raise InvalidInputError(f"reward: expected a finite number, got {reward!r}.")
         previous = (self._stop - 1) % self.capacity
         ended = self._columns["terminated"][previous] or self._columns["truncated"][previous]
         if not first and (self._stop == 0 or ended):
@@ -339,6 +345,7 @@ class Replay:
             raise InvalidInputError(f"weights: expected 'uniform' or 'balanced', got {weights!r}.")
         if not (np.isfinite(tau) and tau > 0):
             raise InvalidInputError(f"tau: expected a positive finite number, got {tau!r}.")
+        _check_generator(rng)
         self._require(length)
         slots, importance = self._starts.draw(
             self._ranges(self._size - length + 1),
@@ -397,6 +404,7 @@ class Replay:
             raise InvalidInputError(f"newest_share: expected 0 to 1, got {newest_share}.")
         if newest < 0:
             raise InvalidInputError(f"newest: expected at least 0, got {newest}.")
+        _check_generator(rng)
         self._require(1)
         newest = min(newest, self._size)
         from_newest = min(round(newest_share * count), newest)
@@ -518,3 +526,8 @@ class Replay:
     def _require(self, records: int) -> None:
         if self._size < records:
             raise ReplayError(f"expected a replay buffer of at least {records} records, it has {self._size}.")
+
+
+def _check_generator(rng: Any) -> None:
+    if not isinstance(rng, np.random.Generator):
+        raise InvalidInputError(f"rng: expected a generator, such as np.random.default_rng(0), got {rng!r}.")

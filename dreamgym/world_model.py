@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamgym.device import bf16_is_faster
-from dreamgym.errors import ConfigError
+from dreamgym.errors import ConfigError, InvalidInputError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, Prediction, parameter_count
 from dreamgym.models.losses import NO_REWARD
@@ -135,8 +135,16 @@ class WorldModel(nn.Module):
 
         Returns:
             (batch, height, width) int64 on the model's device.
+
+        Raises:
+            InvalidInputError: frames of another shape or type.
         """
         tensor = torch.as_tensor(frames)
+        if tuple(tensor.shape[1:]) != tuple(self.codec.frame_shape) or tensor.dtype != torch.uint8:
+            raise InvalidInputError(
+                f"frames: expected uint8 (batch, {', '.join(map(str, self.codec.frame_shape))}), got {tensor.dtype} "
+                f"{tuple(tensor.shape)}."
+            )
         with self.inference(), torch.autocast(self.device.type, enabled=False):
             return torch.cat([self.codec.encode(part.to(self.device)) for part in tensor.split(chunk)])
 
@@ -160,10 +168,25 @@ class WorldModel(nn.Module):
 
         Returns:
             (batch, C, H, W) uint8 on the model's device.
+
+        Raises:
+            InvalidInputError: latents of another shape or type or, on the CPU, codes that there are not.
         """
+        self._check_latents(latents)
         with self.inference():
             parts = [self.codec.decode(part).mul(255).round().to(torch.uint8) for part in latents.split(chunk)]
         return torch.cat(parts)
+
+    def _check_latents(self, latents: Any) -> None:
+        expected = f"expected an int64 tensor (batch, {', '.join(map(str, self.codec.latent_shape))})"
+        if not isinstance(latents, Tensor):
+            raise InvalidInputError(f"latents: {expected}, got {type(latents).__name__}.")
+        if tuple(latents.shape[1:]) != tuple(self.codec.latent_shape) or latents.dtype != torch.int64:
+            raise InvalidInputError(f"latents: {expected}, got {latents.dtype} {tuple(latents.shape)}.")
+        if latents.device.type == "cpu" and latents.numel():
+            low, high = int(latents.min()), int(latents.max())
+            if low < 0 or high >= self.codec.num_codes:
+                raise InvalidInputError(f"latents: expected codes in [0, {self.codec.num_codes}), got {low} to {high}.")
 
     def initial_state(self, batch: int, elapsed: Tensor | None = None) -> Any:
         """The dynamics' state before the first step of ``batch`` sequences.
@@ -185,7 +208,12 @@ class WorldModel(nn.Module):
 
         Returns:
             (distributions of z_{t+1}, r_t and d_t, state h_t).
+
+        Raises:
+            InvalidInputError: not one action for each latent.
         """
+        if len(latents) != len(actions):
+            raise InvalidInputError(f"actions: expected {len(latents)}, one for each latent, got {len(actions)}.")
         with self.inference():
             return self.dynamics.step(self.shown(latents), actions, state)
 
