@@ -1,10 +1,6 @@
 """The agent of a run: which algorithm, how it explores, and its weights on disk without a pickle being opened."""
 
-import io
-import pickle
 import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamgym.archives import load_tensors, non_finite, open_archive
 from dreamgym.checkpoint import Dream, write_atomic
 from dreamgym.config import RunConfig
 from dreamgym.device import resolve_device
@@ -138,22 +135,17 @@ def load_parameters(path: Path, device: str = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise MissingWeightsError(f"No policy at {path}. Train one with: dreamgym train --out {path.parent} --resume")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path.read_bytes()) as archive:
             names = [n for n in archive.namelist() if n.endswith(_PARTS) and not n.startswith("pytorch_variables")]
-            return {
-                name.removesuffix(_PARTS): torch.load(io.BytesIO(archive.read(name)), device, weights_only=True)
-                for name in names
-            }
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        pickle.UnpicklingError,
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-    ) as error:
+            parameters = {name.removesuffix(_PARTS): load_tensors(archive.read(name), device) for name in names}
+        if not isinstance(parameters.get("policy"), dict):
+            raise ValueError(f"expected a policy{_PARTS} in it that holds tensors by name, got {', '.join(names)}")
+        bad = non_finite(parameters)
+        if bad is not None:
+            raise ValueError(f"expected finite numbers, {bad} holds others")
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Restore it or train it again.") from error
+    return parameters
 
 
 def set_parameters(agent: Any, parameters: dict[str, Any], world_model: WorldModel) -> None:
@@ -200,6 +192,9 @@ def set_policy(agent: Any, policy: Mapping[str, Tensor], world_model: WorldModel
     unknown = sorted(set(policy) - set(stored.values()))
     if unknown:
         raise KeyError(f"expected no tensors {', '.join(unknown)}")
+    for name, tensor in policy.items():
+        if tensor.is_floating_point() != state[name].is_floating_point():
+            raise KeyError(f"{name}: expected {state[name].dtype}, got {tensor.dtype}")
     books = {name: tensor for name, tensor in state.items() if name.endswith(_CODEBOOK)}
     agent.policy.load_state_dict({name: {**books, **policy}[first] for name, first in stored.items()})
     replace_codebook(agent, world_model)
@@ -264,7 +259,7 @@ def read_agent(file: Path, dream: Dream, device: str = "cpu") -> tuple[RunConfig
             set_policy(agent, dream.policy, dream.world_model)
         else:
             set_parameters(agent, parameters, dream.world_model)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{source}: the policy does not fit the run's configuration: {error}") from error
     return config, agent
 

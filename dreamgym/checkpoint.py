@@ -1,8 +1,11 @@
 """Dreams on disk: safetensors with the configuration as JSON beside the weights. Nothing is ever unpickled."""
 
+import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args, get_type_hints
@@ -10,10 +13,13 @@ from typing import Any, NamedTuple, cast, get_args, get_type_hints
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
 
+from dreamgym.archives import non_finite
 from dreamgym.device import resolve_device
 from dreamgym.errors import CheckpointError, MissingWeightsError, UnknownGameError
+from dreamgym.json_files import SUM, fits, parse_json
 from dreamgym.real import resolve_game
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
@@ -23,6 +29,8 @@ _WEIGHTS = "world_model."
 _STARTS = "starts."
 _POLICY = "policy."
 _KIND = "kind"
+_ENTRIES = ("format", "world_model", "latent_stack", "metadata", SUM)
+_HALVES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class StartStates(NamedTuple):
@@ -99,6 +107,8 @@ def config_from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
     Raises:
         CheckpointError: an unknown or missing field, or a value that the dataclass refuses.
     """
+    if not isinstance(cast(Any, values), dict):
+        raise CheckpointError(f"{kind.__name__}: expected an object with fields, got {values!r}.")
     hints = get_type_hints(kind)
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(values) - known)
@@ -117,6 +127,8 @@ def config_from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
             if chosen not in list(choices):
                 raise CheckpointError(f"{kind.__name__}.{name}: expected kind {' or '.join(choices)}, got {chosen!r}.")
             arguments[name] = config_from_dict(choices[chosen], part)
+        elif not fits(value, hint):
+            raise CheckpointError(f"{kind.__name__}.{name}: expected {type_name(hint)}, got {value!r}.")
         else:
             arguments[name] = tuple(cast(list[Any], value)) if isinstance(value, list) else value
     try:
@@ -136,6 +148,12 @@ def config_to_dict(config: Any) -> dict[str, Any]:
             value = ({_KIND: type(value).__name__} if named else {}) | config_to_dict(value)
         result[f.name] = value
     return result
+
+
+def type_name(hint: Any) -> str:
+    """A type as a message names it: "int", "tuple[int, ...]", "'paper' or 'light'"."""
+    choices = [repr(choice) for choice in get_args(hint) if isinstance(choice, str)]
+    return " or ".join(choices) or getattr(hint, "__name__" if isinstance(hint, type) else "", str(hint))
 
 
 def _dataclasses(hint: Any) -> dict[str, type[Any]]:
@@ -181,11 +199,25 @@ def pack_dream(dream: Dream, weights: Mapping[str, Tensor]) -> bytes:
         "latent_stack": str(dream.latent_stack),
         "metadata": json.dumps(dream.metadata),
     }
-    return safetensors.torch.save(tensors, header)
+    return safetensors.torch.save(tensors, {**header, SUM: _checksum(header, tensors)})
+
+
+def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a file holds: the header's other entries, and every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(sorted(entry for entry in header.items() if entry[0] != SUM)).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_dream(path: Path | str, device: str | torch.device = "cpu") -> Dream:
     """Read what :func:`save_dream` or ``dreamgym export`` wrote; weights are float32 whatever they were stored as.
+
+    Nothing is taken on trust: the header's SHA-256 must be that of the contents (files from before there was one are
+    read without), and no network is built that would be larger than the file's own weights.
 
     Args:
         path: the file, or the run folder that holds it.
@@ -204,23 +236,71 @@ def load_dream(path: Path | str, device: str | torch.device = "cpu") -> Dream:
         with safetensors.safe_open(file, framework="pt") as opened:  # pyright: ignore[reportUnknownMemberType]
             header = cast(dict[str, str], opened.metadata() or {})
             tensors = {name: cast(Tensor, opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
+    except Exception as error:
+        # Damaged headers end in errors of many kinds: of decoding, of types that torch does not have, of memory.
         raise CheckpointError(
             f"{file} is damaged or is no safetensors file: {error}. Restore it or train it again."
         ) from error
-    config, latent_stack, metadata = _read_header(file, header)
-    world_model = WorldModel(config, seed=0)
+    config, latent_stack, metadata = _read_header(file, header, tensors)
+    bad = non_finite(tensors)
+    if bad is not None:
+        raise CheckpointError(f"{file}: expected finite numbers, {bad} holds others. Restore it or train it again.")
+    strange = sorted(name for name in tensors if not name.startswith((_WEIGHTS, _STARTS, _POLICY)))
+    if strange:
+        raise CheckpointError(
+            f"{file}: expected tensors called {_WEIGHTS}..., {_STARTS}... and {_POLICY}..., got {', '.join(strange)}. "
+            "Restore it or train it again."
+        )
     weights = {name.removeprefix(_WEIGHTS): t for name, t in tensors.items() if name.startswith(_WEIGHTS)}
     try:
+        with _no_larger_than(sum(tensor.numel() for tensor in weights.values())):
+            world_model = WorldModel(config, seed=0)
+        _check_weights(weights, world_model)
         world_model.load_state_dict(weights)
         count = len(tensors[_STARTS + "latents"])
         tensors.setdefault(_STARTS + "elapsed", torch.full((count,), UNKNOWN_ELAPSED))
-        starts = StartStates(*(tensors[_STARTS + name].to(target) for name in StartStates._fields))
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{file}: the weights do not fit the configuration in its header: {error}") from error
+        starts = StartStates(*(tensors[_STARTS + name] for name in StartStates._fields))
+    except (RuntimeError, KeyError, TypeError, ValueError, MemoryError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{file}: the weights do not fit the configuration in its header: {error}. Restore it or train it again."
+        ) from error
     _check_starts(file, starts, world_model)
+    if latent_stack > starts.latents.shape[1]:
+        raise CheckpointError(
+            f"{file}: expected a latent_stack of 1 to {starts.latents.shape[1]}, the length of its start states, got "
+            f"{latent_stack}. Restore it or train it again."
+        )
+    starts = StartStates(*(tensor.to(target) for tensor in starts))
     policy = {name.removeprefix(_POLICY): _full(t) for name, t in tensors.items() if name.startswith(_POLICY)}
     return Dream(world_model.to(target), starts, latent_stack, metadata, policy)
+
+
+@contextmanager
+def _no_larger_than(numbers: int) -> Generator[None]:
+    """Stop the building of a network as soon as it has more parameters than there are numbers for."""
+    built = 0
+
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal built
+        built += 0 if tensor is None else tensor.numel()
+        if built > numbers:
+            raise ValueError(f"expected at least {built:,} numbers, the file has {numbers:,}")
+
+    hook = module_hooks.register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _check_weights(weights: Mapping[str, Tensor], world_model: WorldModel) -> None:
+    """Numbers may be stored in any precision, everything else only as what it is; torch is not as strict."""
+    for name, expected in world_model.state_dict().items():
+        found, allowed = weights[name], _HALVES if expected.is_floating_point() else (expected.dtype,)
+        if found.dtype not in allowed or found.shape != expected.shape:
+            raise TypeError(
+                f"{name}: expected {expected.dtype} {tuple(expected.shape)}, got {found.dtype} {tuple(found.shape)}"
+            )
 
 
 def _full(tensor: Tensor) -> Tensor:
@@ -228,29 +308,82 @@ def _full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _read_header(file: Path, header: dict[str, str]) -> tuple[WorldModelConfig, int, dict[str, Any]]:
+def _read_header(
+    file: Path, header: dict[str, str], tensors: Mapping[str, Tensor]
+) -> tuple[WorldModelConfig, int, dict[str, Any]]:
     try:
         version = int(header["format"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{file} is no dream: its header names no format.") from error
     if version > FORMAT:
         raise CheckpointError(f"{file} has format {version}; this version reads up to {FORMAT}. Upgrade dreamgym.")
+    found = _checksum(header, tensors) if SUM in header else None
+    if found != header.get(SUM):
+        raise CheckpointError(
+            f"{file} is damaged: its contents are not those that were saved ({SUM} expected {header[SUM]}, got "
+            f"{found}). Restore it or train it again."
+        )
     try:
-        config = config_from_dict(WorldModelConfig, json.loads(header["world_model"]))
-        return config, int(header["latent_stack"]), json.loads(header["metadata"])
+        config = config_from_dict(WorldModelConfig, parse_json(header["world_model"]))
+        latent_stack, metadata = int(header["latent_stack"]), parse_json(header["metadata"])
+        unknown = sorted(set(header) - set(_ENTRIES))
+        if unknown:
+            raise ValueError(f"expected the entries {', '.join(_ENTRIES)}, got {', '.join(unknown)} too")
+        if version < 1 or latent_stack < 1:
+            raise ValueError(f"format and latent_stack: expected at least 1, got {version} and {latent_stack}")
+        _check_metadata(metadata)
+        return config, latent_stack, metadata
     except (CheckpointError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: the header cannot be read: {error}") from error
+        raise CheckpointError(f"{file}: the header cannot be read: {error}. Restore it or train it again.") from error
+
+
+def _check_metadata(metadata: Any) -> None:
+    """What environments read of the metadata must be what they take it for; all else is only shown."""
+    if not isinstance(metadata, dict):
+        raise ValueError(f"metadata: expected an object with fields, got {metadata!r}")
+    values = cast("dict[str, Any]", metadata)
+    horizon, temperature = values.get("horizon"), values.get("temperature", 1.0)
+    if horizon is not None and not (fits(horizon, int) and horizon >= 1):
+        raise ValueError(f"metadata.horizon: expected a whole number of at least 1, got {horizon!r}")
+    if not (fits(temperature, float) and temperature >= 0):
+        raise ValueError(f"metadata.temperature: expected a number of at least 0, got {temperature!r}")
+    for name in ("action_low", "action_high"):
+        bound = values.get(name, 0.0)
+        if not fits(bound, float | tuple[float, ...]):
+            raise ValueError(f"metadata.{name}: expected a number, or one for each control, got {bound!r}")
 
 
 def _check_starts(file: Path, starts: StartStates, world_model: WorldModel) -> None:
     latents, actions, valid, elapsed = starts
-    shape = (*latents.shape[:2], *world_model.codec.latent_shape)
-    fits = latents.dtype == torch.uint8 and tuple(latents.shape) == shape and len(latents) > 0
-    fits = fits and actions.shape[:2] == latents.shape[:2] and valid.shape == latents.shape[:2]
-    fits = fits and elapsed.dtype == torch.int64 and elapsed.shape == latents.shape[:1] and bool((elapsed >= 0).all())
-    # A byte is never 256, and compared with one it would be 0.
-    if not fits or int(latents.max()) >= world_model.codec.num_codes:
-        raise CheckpointError(f"{file}: the start states have the wrong shape, type or range.")
+    config, count = world_model.config, tuple(latents.shape[:2])
+    controls = (config.num_actions,) if config.continuous else ()
+    expected = {
+        "latents": (torch.uint8, (*count, *world_model.codec.latent_shape)),
+        "actions": (torch.float32 if config.continuous else torch.int64, (*count, *controls)),
+        "valid": (torch.bool, count),
+        "elapsed": (torch.int64, count[:1]),
+    }
+    for (name, (kind, shape)), tensor in zip(expected.items(), starts, strict=True):
+        if len(count) < 2 or tensor.dtype != kind or tuple(tensor.shape) != shape or not tensor.numel():
+            raise CheckpointError(
+                f"{file}: the start states have the wrong shape or type: expected {name} {kind} {shape}, got "
+                f"{tensor.dtype} {tuple(tensor.shape)}. Restore it or train it again."
+            )
+    ranges = {"latents": (latents, world_model.codec.num_codes), "elapsed": (elapsed, math.inf)}
+    if not config.continuous:
+        ranges["actions"] = (actions, config.num_actions)
+    for name, (tensor, stop) in ranges.items():
+        low, high = int(tensor.min()), int(tensor.max())
+        if low < 0 or high >= stop:
+            raise CheckpointError(
+                f"{file}: the start states are out of range: expected {name} of at least 0 and below {stop}, got {low} "
+                f"to {high}. Restore it or train it again."
+            )
+    if not bool(valid[:, -1].all()):
+        raise CheckpointError(
+            f"{file}: the start states are out of range: expected every context to be valid where its dream starts. "
+            "Restore it or train it again."
+        )
 
 
 def dreamgym_home() -> Path:
@@ -333,10 +466,10 @@ def _newest_run(home: Path, game: str) -> Path | None:
         try:
             with safetensors.safe_open(file, framework="pt") as opened:  # pyright: ignore[reportUnknownMemberType]
                 header = cast(dict[str, str], opened.metadata() or {})
-            matches = json.loads(header["world_model"])["game"] == game and json.loads(header["metadata"]).get(
-                "finished"
-            )
-        except (safetensors.SafetensorError, OSError, KeyError, ValueError):
+            about, metadata = parse_json(header["world_model"]), parse_json(header["metadata"])
+            matches = about["game"] == game and metadata.get("finished")
+        except Exception:
+            # Whatever lies there and is no dream must not keep those that are from being found.
             continue
         if matches:
             candidates.append((file.stat().st_mtime, file))

@@ -8,6 +8,7 @@ import difflib
 import json as jsonlib
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error of the user's, 1 where a file or folder fails, 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [word for word in given if word != "--debug"]
     if not given or given[0] in ("-h", "--help"):
         print(_usage(), file=sys.stdout if given else sys.stderr)
         return 0 if given else USER_ERROR
@@ -62,12 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR
     try:
         COMMANDS[name].run(rest)
-    except DreamgymError as error:
+    except (DreamgymError, OSError) as error:
+        if debug:
+            traceback.print_exc()
         print(f"dreamgym {name}: {error}", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        print(f"dreamgym {name}: {error}", file=sys.stderr)
-        return FAULT
+        return USER_ERROR if isinstance(error, DreamgymError) else FAULT
     except KeyboardInterrupt as interrupt:
         print(f"\nInterrupted. {interrupt}".rstrip(), file=sys.stderr)
         return INTERRUPTED
@@ -83,7 +85,8 @@ def _usage() -> str:
             "",
             *(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()),
             "",
-            "dreamgym COMMAND --help lists what a command takes. RUN_OR_ID is a run folder, a dream's .safetensors",
+            "dreamgym COMMAND --help lists what a command takes; with --debug an error comes with its traceback.",
+            "RUN_OR_ID is a run folder, a dream's .safetensors",
             "file, or an id such as Dream-Pong-v0: the newest finished run of that game below $DREAMGYM_HOME",
             "(./runs by default), else the dream of that game that comes with the package.",
         ]

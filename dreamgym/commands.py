@@ -281,6 +281,8 @@ def play(
     """
     _at_least(1, fps=fps)
     _at_least(0, seed=seed, horizon=horizon)
+    if not 0 < zoom < math.inf:
+        raise InvalidInputError(f"zoom: expected a finite number of more than 0, got {zoom}.")
     if importlib.util.find_spec("pygame") is None:
         raise ConfigError("play needs pygame: pip install 'dreamgym[play]'.")
     import gymnasium.utils.play as keyboard

@@ -1,12 +1,13 @@
 """A run as one frozen dataclass, composed from the configurations that live beside what they configure; presets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, get_type_hints
 
-from dreamgym.checkpoint import config_from_dict, config_to_dict
+from dreamgym.checkpoint import config_from_dict, config_to_dict, type_name
 from dreamgym.errors import CheckpointError, ConfigError
 from dreamgym.fit import FitConfig
+from dreamgym.json_files import fits
 from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTMConfig
 from dreamgym.models.multiscale import MultiscaleConfig
@@ -140,6 +141,16 @@ class PPOConfig:
     vf_coef: float = 0.25
     max_grad_norm: float = 0.5
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _at_least(1, n_steps=self.n_steps, batch_size=self.batch_size, n_epochs=self.n_epochs)
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: expected 0 to 1, got {getattr(self, name)}.")
+        for name in ("learning_rate", "clip_range", "max_grad_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name}: expected a finite number of more than 0, got {getattr(self, name)}.")
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -223,7 +234,11 @@ class RunConfig:
     bf16: bool = True
 
     def __post_init__(self) -> None:
-        """Check what no part can check alone."""
+        """Check the types, and what no part can check alone."""
+        for name, hint in get_type_hints(type(self)).items():
+            value: Any = getattr(self, name)
+            if not (is_dataclass(value) and isinstance(value, hint)) and not fits(value, hint):
+                raise ConfigError(f"{name}: expected {type_name(hint)}, got {value!r}.")
         _at_least(1, rounds=self.rounds)
         _at_least(0, seed=self.seed)
         for name in ("codec_updates", "dynamics_updates", "imagined_steps"):
@@ -474,7 +489,8 @@ def make_config(preset: str = "laptop", game: str = "Pong", seed: int = 0, **ove
     """
     if preset not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
-    try:
-        return replace(PRESETS[preset](), game=resolve_game(game), seed=seed, **overrides)
-    except TypeError as error:
-        raise ConfigError(f"No such setting of a run: {error}") from error
+    known = [part.name for part in fields(RunConfig)]
+    for name in overrides:
+        if name not in known:
+            raise ConfigError(f"{name}: no such setting of a run, expected some of {', '.join(known)}.")
+    return replace(PRESETS[preset](), game=resolve_game(game), seed=seed, **overrides)

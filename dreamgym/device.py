@@ -24,7 +24,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise DeviceError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {name!r}.") from error
     if device.type not in ("cpu", "cuda"):
         raise DeviceError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {name!r}.")

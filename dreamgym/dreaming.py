@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
@@ -66,6 +68,9 @@ def open_dream(source: DreamSource | None, checkpoint: DreamSource | None, devic
         if isinstance(given, Dream):
             given.world_model.to(place)
             return given
+    for name, given in (("checkpoint", checkpoint), ("game", source)):
+        if given is not None and not isinstance(cast(Any, given), str | Path):
+            raise ConfigError(f"{name}: expected a game, an id, the path of a run or file, or a Dream, got {given!r}.")
     if source is None and checkpoint is None:
         raise ConfigError("Which dream? Pass a game or an id, or checkpoint= with a run folder or a file.")
     name = "" if source is None else str(source)
@@ -114,7 +119,8 @@ def resolve_horizon(horizon: float | None, metadata: Mapping[str, Any]) -> int |
         return cast("int | None", metadata.get("horizon", DEFAULT_HORIZON))
     if horizon == math.inf:
         return None
-    if isinstance(horizon, bool) or horizon < 1 or horizon != int(horizon):
+    whole = isinstance(cast(Any, horizon), Real) and not isinstance(horizon, bool) and horizon % 1 == 0
+    if not whole or horizon < 1:
         raise ConfigError(f"horizon: expected a positive number of steps, math.inf or None, got {horizon!r}.")
     return int(horizon)
 
@@ -150,12 +156,17 @@ def check_actions(actions: Any, space: gym.Space[Any], lead: tuple[int, ...]) ->
     discrete = isinstance(space, spaces.Discrete)
     name = "integers" if discrete else "numbers"
     if not isinstance(actions, torch.Tensor):
-        array = np.array(actions)
+        try:
+            array = np.array(actions)
+        except ValueError as error:
+            raise InvalidActionError(f"action: expected {name} of shape {shape}, got {actions!r}.") from error
         if array.dtype.kind not in ("iu" if discrete else "fiu"):
             raise InvalidActionError(f"action: expected {name} of shape {shape}, got {actions!r}.")
         actions = torch.from_numpy(array.astype(np.int64 if discrete else np.float32))
     if tuple(actions.shape) != shape:
         raise InvalidActionError(f"action: expected shape {shape}, got {tuple(actions.shape)}.")
+    if actions.is_complex() or actions.dtype == torch.bool or (discrete and actions.is_floating_point()):
+        raise InvalidActionError(f"action: expected {name}, got {actions.dtype}.")
     if actions.device.type == "cpu":
         if isinstance(space, spaces.Discrete):
             inside = (actions >= 0) & (actions < int(space.n))
@@ -165,6 +176,30 @@ def check_actions(actions: Any, space: gym.Space[Any], lead: tuple[int, ...]) ->
         if not bool(inside.all()):
             raise InvalidActionError(f"action: expected {name} in {space}, got {actions.tolist()}.")
     return actions
+
+
+def check_seed(seed: Any) -> None:
+    """Gymnasium's rule for seeds, before anything was done.
+
+    Raises:
+        InvalidInputError: it is neither None nor a whole number of at least 0.
+    """
+    if seed is not None and (not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0):
+        raise InvalidInputError(f"seed: expected a whole number of at least 0, or None, got {seed!r}.")
+
+
+def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse settings that there are not.
+
+    Raises:
+        ConfigError: one is not known; the message names the nearest that are.
+    """
+    known = sorted(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise ConfigError(f"{name}: {what} have no such setting, expected some of {', '.join(known)}{hint}")
 
 
 class Dreaming:
@@ -187,8 +222,11 @@ class Dreaming:
         temperature: float | None = None,
         horizon_as: Literal["truncation", "termination"] = "truncation",
         stagger: bool = False,
+        **unknown: Any,
     ) -> None:
         """Load the dream and build what runs it."""
+        check_names("dreams", unknown, DreamOptions.__annotations__)
+        check_seed(seed)
         self.dream = open_dream(source, checkpoint, device)
         stack = self.dream.latent_stack if latent_stack is None else latent_stack
         steps = resolve_horizon(horizon, self.dream.metadata)
@@ -229,6 +267,8 @@ class Dreaming:
         Raises:
             InvalidInputError: the options contradict each other or are out of range.
         """
+        if not isinstance(cast(Any, options), Mapping):
+            raise InvalidInputError(f"options: expected a dict such as {{'start': 0}}, got {options!r}.")
         if options.get("state") is not None:
             if mask is not None or options.get("start") is not None:
                 raise InvalidInputError("options: 'state' sets all dreams, so it excludes 'reset_mask' and 'start'.")
@@ -240,5 +280,19 @@ class Dreaming:
             self.simulator.seed(seed, mask)
         starts = None
         if options.get("start") is not None:
-            starts = torch.as_tensor(options["start"], dtype=torch.int64).broadcast_to(self.simulator.num_envs)
+            starts = self._starts(options["start"])
         self.simulator.reset(mask, starts=starts)
+
+    def _starts(self, chosen: Any) -> torch.Tensor:
+        """One index for each dream, from one for all or a row of them."""
+        count = self.simulator.num_envs
+        try:
+            starts = torch.as_tensor(chosen)
+            if starts.is_floating_point() or starts.dtype == torch.bool:
+                raise TypeError(f"{starts.dtype}")
+            return starts.to(torch.int64).broadcast_to(count)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidInputError(
+                f"options['start']: expected an index in [0, {self.simulator.num_starts}), or {count} of them, one for "
+                f"each dream, got {chosen!r}."
+            ) from error

@@ -12,7 +12,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from dreamgym.dreaming import Dreaming, DreamOptions, DreamSource, check_actions
+from dreamgym.dreaming import Dreaming, DreamOptions, DreamSource, check_actions, check_seed
 from dreamgym.errors import ConfigError, InvalidInputError
 from dreamgym.observations import ObservationKind, objects_at, put_rows, render_latents, take_rows, to_numpy
 
@@ -75,6 +75,7 @@ class DreamEnv(gym.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start a dream; a seed makes it and all that follow repeatable."""
+        check_seed(seed)
         super().reset(seed=seed)
         self._dreaming.restart(seed, options or {}, None)
         self._not_ready = None
@@ -194,9 +195,14 @@ class DreamVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             InvalidInputError: the mask is not as above, or the env is closed.
         """
         self._check_open()
+        check_seed(seed)
         super().reset(seed=seed)
-        options = options or {}
-        mask = None if options.get("reset_mask") is None else self._check_mask(options["reset_mask"])
+        options = {} if options is None else options
+        mask = (
+            None
+            if not isinstance(cast(Any, options), dict) or options.get("reset_mask") is None
+            else self._check_mask(options["reset_mask"])
+        )
         self._dreaming.restart(seed, options, mask)
         began = torch.ones(self.num_envs, dtype=torch.bool, device=self.simulator.device) if mask is None else mask
         if self.array == "numpy":
@@ -308,7 +314,7 @@ def resolve_autoreset(mode: AutoresetMode | str) -> AutoresetMode:
         ConfigError: another mode; NEXT_STEP would spend a step of the whole batch on each reset.
     """
     names = {"samestep": AutoresetMode.SAME_STEP, "disabled": AutoresetMode.DISABLED}
-    name = mode.value if isinstance(mode, AutoresetMode) else mode
+    name = mode.value if isinstance(mode, AutoresetMode) else str(mode)
     key = name.replace("_", "").lower()
     if key not in names:
         raise ConfigError(f"autoreset_mode: expected SAME_STEP or DISABLED, got {mode!r}.")

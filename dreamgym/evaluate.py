@@ -286,6 +286,11 @@ def _play(
     """Play until every env has contributed its share of the episodes."""
     if episodes < 1:
         raise InvalidInputError(f"episodes: expected at least 1, got {episodes}.")
+    if seed < 0:
+        raise InvalidInputError(f"seed: expected at least 0, got {seed}.")
+    if not hasattr(policy, "predict"):
+        kind = type(policy).__name__
+        raise InvalidInputError(f"policy: expected one with predict(), as SB3's models have it, got {kind}.")
     mode = env.metadata.get("autoreset_mode", getattr(env, "autoreset_mode", None))
     if mode != gym.vector.AutoresetMode.SAME_STEP:
         raise InvalidInputError(f"env: expected SAME_STEP autoreset, got {mode}.")

@@ -113,6 +113,8 @@ def export_dream(
     """
     if starts < 1:
         raise ConfigError(f"starts: expected at least 1, got {starts}.")
+    if not megabytes > 0:
+        raise ConfigError(f"megabytes: expected more than 0, got {megabytes}.")
     source, folder = _finished_run(run)
     config = folder.config()
     file = Path(out) if out is not None else Path(f"{file_name(config.game)}.safetensors")

@@ -31,7 +31,7 @@ from dreamgym.config import RunConfig, per_round
 from dreamgym.device import resolve_device
 from dreamgym.dreaming import DreamOptions
 from dreamgym.envs import DreamVectorEnv
-from dreamgym.errors import ConfigError, DreamgymError, ReplayError
+from dreamgym.errors import CheckpointError, ConfigError, DreamgymError, ReplayError
 from dreamgym.evaluate import RandomPolicy, evaluate_dream, evaluate_real, random_score
 from dreamgym.fidelity import fidelity
 from dreamgym.fit import Fitter
@@ -350,11 +350,17 @@ class _Run:
         fitted = self.state.round if self.state.phase in ("train", "evaluate") else self.state.round - 1
         if fitted >= 0:
             saved = self.folder.load_model(fitted)
-            self.world_model.load_state_dict(saved["world_model"])
-            self.fitter.load_state_dict(saved["fitter"])
-            visits = np.zeros(len(self.replay), dtype=np.int64)
-            visits[: len(saved["visits"])] = saved["visits"].numpy()
-            self.replay.visits = visits
+            try:
+                self.world_model.load_state_dict(saved["world_model"])
+                self.fitter.load_state_dict(saved["fitter"])
+                visits = np.zeros(len(self.replay), dtype=np.int64)
+                visits[: len(saved["visits"])] = saved["visits"].numpy()
+                self.replay.visits = visits
+            except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+                raise CheckpointError(
+                    f"{self.folder.checkpoints}: the model of round {fitted} does not fit the run's settings: {error}. "
+                    "Restore it or start the run anew."
+                ) from error
         trained = self.state.round if self.state.phase == "evaluate" else self.state.round - 1
         if trained >= 0:
             self.parameters = self.folder.load_policy(trained)

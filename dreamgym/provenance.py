@@ -11,10 +11,9 @@ import torch
 
 from dreamgym import __version__
 from dreamgym.config import PRESETS, RunConfig, make_config
+from dreamgym.errors import CheckpointError
 from dreamgym.hardware import describe_machine
-from dreamgym.run_folder import RunFolder, evaluations
-
-_CODE_AND_MACHINE = ("version", "commit", "device", "machine", "matmul_gflops", "earlier")
+from dreamgym.run_folder import MACHINE_FIELDS, RunFolder, evaluations
 
 
 def code_version() -> dict[str, Any]:
@@ -123,6 +122,16 @@ def provenance(folder: RunFolder) -> dict[str, Any]:
         ConfigError: there is no run.
         CheckpointError: one of its files is damaged.
     """
+    try:
+        return _facts(folder)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder.path}: {folder.log_file.name} or {folder.machine_file.name} is damaged: expected what train "
+            f"writes, got {type(error).__name__} {error}. Restore them from a copy."
+        ) from error
+
+
+def _facts(folder: RunFolder) -> dict[str, Any]:
     config, progress, log, machine = folder.config(), folder.progress(), folder.log(), folder.machine()
     evaluated = evaluations(log)
     interactions = {entry["round"]: entry["interactions"] for entry in log if entry["phase"] == "collect"}
@@ -132,7 +141,7 @@ def provenance(folder: RunFolder) -> dict[str, Any]:
         "network": config.network,
         "imagined_steps": progress.imagined_steps,
         "seconds": progress.seconds,
-        **{name: machine[name] for name in _CODE_AND_MACHINE if name in machine},
+        **{name: machine[name] for name in MACHINE_FIELDS if name in machine and name != "command"},
         "random": next((entry["random"] for entry in evaluated if "random" in entry), None),
         "scores": [_round_score(entry, interactions) for entry in evaluated],
         "fidelity": _fidelity(evaluated[-1]) if evaluated else {},

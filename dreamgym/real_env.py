@@ -13,7 +13,14 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from dreamgym.checkpoint import Dream
-from dreamgym.dreaming import DreamSource, check_actions, dream_action_space, open_dream
+from dreamgym.dreaming import (
+    DreamSource,
+    check_actions,
+    check_names,
+    check_seed,
+    dream_action_space,
+    open_dream,
+)
 from dreamgym.errors import ConfigError, InvalidInputError
 from dreamgym.models.losses import NO_REWARD, reward_classes
 from dreamgym.observations import ObservationBuilder, ObservationKind, objects_at, put_rows, take_rows, to_numpy
@@ -325,6 +332,8 @@ def make_real_env(
         MissingWeightsError: no weights; the message says where they were looked for and how to train them.
         ConfigError: the game's actions are not the dream's, or a setting is outside its range.
     """
+    check_names("real games", game_options, GameOptions.__annotations__)
+    check_seed(seed)
     dream = open_dream(id_or_run, checkpoint, device)
     model = dream.world_model
     stack = dream.latent_stack if latent_stack is None else latent_stack

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dreamgym.errors import InvalidInputError, ReplayError
+from dreamgym.json_files import fits
 from dreamgym.shards import (
     INDEX_NAME,
     Arrays,
@@ -72,7 +73,9 @@ class Replay:
         Raises:
             InvalidInputError: a capacity below 1, or a shape or type that cannot be.
         """
-        self.capacity = int(capacity)
+        if not fits(capacity, int):
+            raise InvalidInputError(f"capacity: expected a whole number of records, got {capacity!r}.")
+        self.capacity = capacity
         self.frame_shape = tuple(int(side) for side in frame_shape)
         self.action_shape = tuple(int(side) for side in action_shape)
         self.action_dtype: np.dtype[Any] = np.dtype(action_dtype)
@@ -83,20 +86,26 @@ class Replay:
         if self.action_dtype.kind not in "iuf":
             raise InvalidInputError(f"action_dtype: expected an integer or floating type, got {action_dtype!r}.")
         # Zeros that nobody has written take no memory: the system maps their pages at the first write.
-        self._frames = np.zeros((self.capacity, *self.frame_shape), np.uint8)
-        self._columns: Arrays = {
-            "actions": np.zeros((self.capacity, *self.action_shape), self.action_dtype),
-            "rewards": np.zeros(self.capacity, np.float32),
-            "terminated": np.zeros(self.capacity, np.bool_),
-            "truncated": np.zeros(self.capacity, np.bool_),
-            "life_lost": np.zeros(self.capacity, np.bool_),
-            "first": np.zeros(self.capacity, np.bool_),
-        }
+        try:
+            self._frames = np.zeros((self.capacity, *self.frame_shape), np.uint8)
+            self._columns: Arrays = {
+                "actions": np.zeros((self.capacity, *self.action_shape), self.action_dtype),
+                "rewards": np.zeros(self.capacity, np.float32),
+                "terminated": np.zeros(self.capacity, np.bool_),
+                "truncated": np.zeros(self.capacity, np.bool_),
+                "life_lost": np.zeros(self.capacity, np.bool_),
+                "first": np.zeros(self.capacity, np.bool_),
+            }
+            self._episode_first = np.zeros(self.capacity, np.int64)
+            self._starts = StartWeights(self.capacity)
+        except (MemoryError, ValueError) as error:
+            raise InvalidInputError(
+                f"capacity: expected as many frames of {self.frame_shape} as there is memory for, got "
+                f"{self.capacity:,}; take fewer."
+            ) from error
         # Records are numbered from the first ever appended; record n lies in slot n % capacity.
         self._stop = 0
         self._size = 0
-        self._episode_first = np.zeros(self.capacity, np.int64)
-        self._starts = StartWeights(self.capacity)
         self._folder: Path | None = None
         self._shards: tuple[Shard, ...] = ()
 
@@ -146,7 +155,8 @@ class Replay:
                 that has ended must be followed by a first record.
 
         Raises:
-            InvalidInputError: a frame or action of the wrong shape or type, or a `first` that is missing.
+            InvalidInputError: a frame or action of the wrong shape or type, a reward that is not finite, or a `first`
+                that is missing.
         """
         frame = np.asarray(frame)
         if frame.shape != self.frame_shape or frame.dtype != np.uint8:
@@ -156,6 +166,8 @@ class Replay:
             raise InvalidInputError(
                 f"action: expected {self.action_dtype} {self.action_shape}, got {taken.dtype} {taken.shape}."
             )
+        if not np.isfinite(reward):
+            raise InvalidInputError(f"reward: expected a finite number, got {reward!r}.")
         previous = (self._stop - 1) % self.capacity
         ended = self._columns["terminated"][previous] or self._columns["truncated"][previous]
         if not first and (self._stop == 0 or ended):
@@ -333,6 +345,7 @@ class Replay:
             raise InvalidInputError(f"weights: expected 'uniform' or 'balanced', got {weights!r}.")
         if not (np.isfinite(tau) and tau > 0):
             raise InvalidInputError(f"tau: expected a positive finite number, got {tau!r}.")
+        _check_generator(rng)
         self._require(length)
         slots, importance = self._starts.draw(
             self._ranges(self._size - length + 1),
@@ -391,6 +404,7 @@ class Replay:
             raise InvalidInputError(f"newest_share: expected 0 to 1, got {newest_share}.")
         if newest < 0:
             raise InvalidInputError(f"newest: expected at least 0, got {newest}.")
+        _check_generator(rng)
         self._require(1)
         newest = min(newest, self._size)
         from_newest = min(round(newest_share * count), newest)
@@ -447,7 +461,10 @@ class Replay:
         folder = Path(folder)
         index = read_index(folder)
         size = index.capacity if capacity is None else capacity
-        replay = cls(size, index.frame_shape, index.action_shape, np.dtype(index.action_dtype))
+        try:
+            replay = cls(size, index.frame_shape, index.action_shape, np.dtype(index.action_dtype))
+        except InvalidInputError as error:
+            raise ReplayError(f"{folder / INDEX_NAME}: {error}") from error
         oldest = max(index.first, index.stop - replay.capacity)
         replay._stop, replay._size = index.stop, index.stop - oldest
         expected = oldest
@@ -476,6 +493,8 @@ class Replay:
             values = columns.get(name)
             if values is None or values.shape != (len(frames), *column.shape[1:]) or values.dtype != column.dtype:
                 raise ReplayError(f"replay shard {path}: expected {name} {column.dtype} of {len(frames)} records.")
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise ReplayError(f"replay shard {path}: expected finite {name}. Restore it from a copy.")
             column[slots] = values[wanted - first :]
 
     def _slots(self, indices: Indices) -> Indices:
@@ -507,3 +526,8 @@ class Replay:
     def _require(self, records: int) -> None:
         if self._size < records:
             raise ReplayError(f"expected a replay buffer of at least {records} records, it has {self._size}.")
+
+
+def _check_generator(rng: Any) -> None:
+    if not isinstance(rng, np.random.Generator):
+        raise InvalidInputError(f"rng: expected a generator, such as np.random.default_rng(0), got {rng!r}.")

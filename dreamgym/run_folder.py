@@ -1,24 +1,31 @@
 """A run's folder: its configuration, log, replay, checkpoints, and where it stands."""
 
+import hashlib
+import io
 import json
 import logging
-import pickle
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from dreamgym.checkpoint import DREAM_FILE, write_atomic
+from dreamgym.archives import load_tensors, non_finite
+from dreamgym.checkpoint import DREAM_FILE, config_from_dict, write_atomic
 from dreamgym.config import RunConfig
 from dreamgym.episodes import Span, join_episodes
 from dreamgym.errors import CheckpointError, ConfigError, ReplayError
+from dreamgym.json_files import parse_json, read_text, sealed, unsealed
 from dreamgym.replay import Replay
 from dreamgym.shards import INDEX_NAME
 
 PHASES = ("collect", "fit", "train", "evaluate")
+MACHINE_FIELDS = ("version", "commit", "device", "machine", "matmul_gflops", "earlier", "command")
+"""What ``machine.json`` tells; ``earlier`` holds what it told before the run was resumed elsewhere."""
+
 _log = logging.getLogger("dreamgym")
 
 
@@ -31,12 +38,23 @@ class Progress:
         phase: the phase to go on with, one of :data:`PHASES`.
         imagined_steps: steps dreamt so far.
         seconds: wall time of the finished phases.
+        sums: SHA-256 of what the finished phases wrote, by file name: of the checkpoints that are kept, and of the log,
+            its entries for these phases. Runs from before there were sums have none.
     """
 
     round: int = 0
     phase: str = "collect"
     imagined_steps: int = 0
     seconds: float = 0.0
+    sums: dict[str, str] = field(default_factory=lambda: {})
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.phase not in PHASES or min(self.round, self.imagined_steps, self.seconds) < 0:
+            raise ConfigError(
+                f"expected a phase of {', '.join(PHASES)} and no negative numbers, got {self.phase!r} of round "
+                f"{self.round}, {self.imagined_steps} imagined steps, {self.seconds} seconds"
+            )
 
     def advance(self) -> None:
         """To the next phase, or to the next round."""
@@ -119,9 +137,11 @@ class RunFolder:
             ConfigError: there is none, or it cannot be read.
         """
         try:
-            return RunConfig.from_json(json.loads(self.config_file.read_text()))
+            return RunConfig.from_json(self._fields(self.config_file, "game", "preset", "seed"))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.path} is no run: {self.config_file.name}: {error}") from error
+            raise ConfigError(
+                f"{self.path} is no run: {self.config_file.name}: {error}. Name a run's folder, or restore that file."
+            ) from error
 
     def progress(self) -> Progress:
         """Where the run stands; at its start if no phase was finished.
@@ -132,8 +152,9 @@ class RunFolder:
         if not self.progress_file.is_file():
             return Progress()
         try:
-            return Progress(**json.loads(self.progress_file.read_text()))
-        except (TypeError, ValueError) as error:
+            fields = self._fields(self.progress_file, "round", "phase", "imagined_steps", "seconds")
+            return config_from_dict(Progress, fields)
+        except (OSError, ValueError, CheckpointError) as error:
             raise CheckpointError(
                 f"{self.progress_file} is damaged: {error}. Restore it or start the run anew."
             ) from error
@@ -144,7 +165,8 @@ class RunFolder:
         Where a resumed run's code or machine is another, what was written before is kept under ``"earlier"``.
 
         Args:
-            machine: plain JSON; ``matmul_gflops`` varies from start to start and makes no other machine.
+            machine: plain JSON, some of :data:`MACHINE_FIELDS`; ``matmul_gflops`` varies from start to start and makes
+                no other machine.
 
         Raises:
             CheckpointError: the file that is there is damaged.
@@ -164,9 +186,22 @@ class RunFolder:
         if not self.machine_file.is_file():
             return {}
         try:
-            return dict(json.loads(self.machine_file.read_text()))
-        except (TypeError, ValueError) as error:
+            machine = self._fields(self.machine_file)
+            unknown = sorted(set(machine) - set(MACHINE_FIELDS))
+            if unknown or not machine:
+                raise ValueError(f"expected some of {', '.join(MACHINE_FIELDS)}, got {', '.join(unknown) or 'none'}")
+            return machine
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.machine_file} is damaged: {error}. Restore it or remove it.") from error
+
+    @staticmethod
+    def _fields(file: Path, *expected: str) -> dict[str, Any]:
+        """The fields of a JSON file that is the one that was written, some of which must be there."""
+        fields = unsealed(parse_json(read_text(file)))
+        missing = [name for name in expected if name not in fields]
+        if missing:
+            raise ValueError(f"expected the fields {', '.join(expected)}, got none called {', '.join(missing)}")
+        return fields
 
     def finish_phase(self, progress: Progress, record: dict[str, Any] | None = None) -> None:
         """Log a phase's record, then move on: a phase counts from the instant when the progress file is renamed."""
@@ -174,9 +209,17 @@ class RunFolder:
         entries.append({"round": progress.round, "phase": progress.phase, **(record or {})})
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
         write_atomic(self.log_file, lambda file: cast(Any, file.write_text(lines)))
+        written = {"fit": self._model_file, "train": self._policy_file}.get(progress.phase)
+        sums = dict(progress.sums)
+        if written is not None and written(progress.round).is_file():
+            sums[written(progress.round).name] = hashlib.sha256(written(progress.round).read_bytes()).hexdigest()
         progress.advance()
+        dropped = {file.name for file in self._old_checkpoints(progress.round)}
+        progress.sums = {name: digest for name, digest in sums.items() if name not in dropped}
+        progress.sums[self.log_file.name] = _log_sum(entries, progress)
         _write_json(self.progress_file, asdict(progress))
-        self._drop_old_checkpoints(progress.round)
+        for file in self._old_checkpoints(progress.round):
+            file.unlink(missing_ok=True)
 
     def log(self) -> list[dict[str, Any]]:
         """One record a finished phase, oldest first.
@@ -184,12 +227,17 @@ class RunFolder:
         Raises:
             CheckpointError: the file is damaged.
         """
-        if not self.log_file.is_file():
-            return []
+        progress = self.progress()
+        expected = progress.sums.get(self.log_file.name)
         try:
-            return [json.loads(line) for line in self.log_file.read_text().splitlines()]
-        except ValueError as error:
+            lines = read_text(self.log_file).splitlines() if self.log_file.is_file() else []
+            entries = [_entry(parse_json(line)) for line in lines]
+            # What an interrupted phase wrote after the progress file is not summed yet.
+            if expected is not None and expected != _log_sum(entries, progress):
+                raise ValueError("its entries are not those that the finished phases wrote")
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.log_file} is damaged: {error}. Restore it or start the run anew.") from error
+        return entries
 
     def load_replay(self, empty: Replay) -> Replay:
         """The experience so far; ``empty``, whose capacity it gets, if there is none."""
@@ -229,27 +277,27 @@ class RunFolder:
 
     def save_model(self, round_index: int, state: dict[str, Any]) -> None:
         """Write the world model, its optimisers and the replay's visits after the fit of a round."""
-        write_atomic(self._model_file(round_index), lambda file: torch.save(state, file))
+        _save(self._model_file(round_index), state)
 
     def load_model(self, round_index: int) -> dict[str, Any]:
         """Read what :meth:`save_model` wrote.
 
         Raises:
-            CheckpointError: the file is missing or damaged.
+            CheckpointError: the file is missing or damaged, or weights in it are not finite.
         """
-        return self._load(self._model_file(round_index))
+        return self._load(self._model_file(round_index), {"world_model": dict, "fitter": dict, "visits": Tensor})
 
     def save_policy(self, round_index: int, parameters: dict[str, Any]) -> None:
         """Write the agent's tensors after the training of a round."""
-        write_atomic(self._policy_file(round_index), lambda file: torch.save(parameters, file))
+        _save(self._policy_file(round_index), parameters)
 
     def load_policy(self, round_index: int) -> dict[str, Any]:
         """Read what :meth:`save_policy` wrote.
 
         Raises:
-            CheckpointError: the file is missing or damaged.
+            CheckpointError: the file is missing or damaged, or weights in it are not finite.
         """
-        return self._load(self._policy_file(round_index))
+        return self._load(self._policy_file(round_index), {"policy": dict})
 
     def _held_out_folder(self, round_index: int) -> Path:
         return self.held_out / f"round-{round_index:03d}"
@@ -260,19 +308,34 @@ class RunFolder:
     def _policy_file(self, round_index: int) -> Path:
         return self.checkpoints / f"policy-{round_index:03d}.pt"
 
-    def _load(self, file: Path) -> dict[str, Any]:
+    def _load(self, file: Path, parts: dict[str, type[Any]]) -> dict[str, Any]:
+        """A checkpoint that is the one its phase wrote, and has these parts at least."""
+        expected = self.progress().sums.get(file.name)
         try:
-            return torch.load(file, "cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            content = file.read_bytes()
+            found = hashlib.sha256(content).hexdigest()
+            if expected is not None and expected != found:
+                raise ValueError(f"its bytes are not those that were saved (sha256 expected {expected}, got {found})")
+            state: Any = load_tensors(content)
+            if not isinstance(state, dict):
+                raise ValueError(f"expected tensors by name, got {type(state).__name__}")
+            state = cast(dict[str, Any], state)
+            for name, kind in parts.items():
+                if not isinstance(state.get(name), kind):
+                    raise ValueError(f"{name}: expected {kind.__name__}, got {type(state.get(name)).__name__}")
+            # The fitter's losses are NaN where none is known.
+            bad = non_finite({name: part for name, part in state.items() if name != "fitter"})
+            if bad is not None:
+                raise ValueError(f"expected finite numbers, {bad} holds others")
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{file} is missing or damaged: {error}. Restore it or start the run anew."
             ) from error
+        return state
 
-    def _drop_old_checkpoints(self, round_index: int) -> None:
-        """Keep those of this round and the one before: earlier ones are no longer read."""
-        for kind in (self._model_file, self._policy_file):
-            for old in range(round_index - 1):
-                kind(old).unlink(missing_ok=True)
+    def _old_checkpoints(self, round_index: int) -> list[Path]:
+        """Those from before the round before this one: they are no longer read."""
+        return [kind(old) for kind in (self._model_file, self._policy_file) for old in range(round_index - 1)]
 
 
 def run_of(file: Path) -> RunFolder | None:
@@ -291,8 +354,30 @@ def _replay(folder: Path, empty: Replay) -> Replay:
         raise ReplayError(f"{error} The run cannot go on without its experience: restore the folder.") from error
 
 
-def _write_json(path: Path, values: Any) -> None:
-    text = json.dumps(values, indent=2) + "\n"
+def _entry(values: Any) -> dict[str, Any]:
+    """A line of the log, which names its round and phase."""
+    entry: dict[str, Any] = cast(dict[str, Any], values) if isinstance(values, dict) else {}
+    if not isinstance(entry.get("round"), int) or entry.get("phase") not in PHASES:
+        raise ValueError(f"expected lines that name a round and a phase of {', '.join(PHASES)}, got {values!r:.80}")
+    return entry
+
+
+def _log_sum(entries: list[dict[str, Any]], progress: Progress) -> str:
+    """SHA-256 of the log's entries for the phases before the one to go on with."""
+    here = (progress.round, PHASES.index(progress.phase))
+    finished = [entry for entry in entries if (entry["round"], PHASES.index(entry["phase"])) < here]
+    return hashlib.sha256(json.dumps(finished).encode()).hexdigest()
+
+
+def _save(path: Path, values: dict[str, Any]) -> None:
+    # Given a file, torch would write its name into it, which here is a temporary one.
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    write_atomic(path, lambda file: cast(Any, file.write_bytes(buffer.getvalue())))
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    text = json.dumps(sealed(values), indent=2) + "\n"
     write_atomic(path, lambda file: cast(Any, file.write_text(text)))
 
 

@@ -1,6 +1,6 @@
 """Experience on disk: compressed shards that are appended, an index that names them, and nothing unpickled.
 
-A folder holds ``replay.json`` (the index: layout, capacity, and each shard's record range and SHA-256), one
+A folder holds ``replay.json`` (the index: layout, capacity, each shard's record range and SHA-256, and its own), one
 ``records-<first record>.npz`` a shard and ``visits-<records>.npy``. Frames are stored as the XOR with the frame before
 them, deflated: from one step of a game to the next almost every pixel is unchanged. Every file is written beside its
 place and renamed into it, data before the index, so that a reader finds either the old state or the new one.
@@ -9,21 +9,29 @@ place and renamed into it, data before the index, so that a reader finds either 
 import hashlib
 import io
 import json
+import math
 import os
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dreamgym.errors import ReplayError
+from dreamgym.json_files import fits, parse_json, read_text, sealed, unsealed
 
 INDEX_NAME = "replay.json"
 FORMAT_VERSION = 1
+MOST_RECORDS = 2**24
+"""Largest capacity that an index may name: more than a hundred runs of the paper's length."""
+
 _CHUNK = 256  # frames deflated at once: bounds the memory of the differences
+_MOST_INFLATED = 1032  # bytes that one byte of a deflated stream can stand for
+_MOST_ROW = 4096  # bytes of a record beside its frame
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -69,7 +77,7 @@ def write_shard(folder: Path, first: int, frames: npt.NDArray[np.uint8], columns
     arrays: dict[str, Any] = {"frames": _deflate(frames), **columns}
     np.savez_compressed(buffer, **arrays)
     content = buffer.getvalue()
-    name = f"records-{first:012d}.npz"
+    name = _shard_name(first)
     replace_file(folder / name, content)
     return Shard(name, first, first + len(frames), hashlib.sha256(content).hexdigest())
 
@@ -82,11 +90,17 @@ def read_shard(folder: Path, shard: Shard, frame_shape: tuple[int, ...]) -> tupl
     """
     content = _read_checked(folder / shard.name, shard.sha256)
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            columns: Arrays = {name: archive[name] for name in archive.files}
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            most = (shard.stop - shard.first + 16) * (math.prod(frame_shape) + _MOST_ROW)
+            claimed = sum(member.file_size for member in archive.infolist())
+            if claimed > most:
+                raise ValueError(f"expected columns of at most {most:,} bytes, it claims {claimed:,}")
+            columns: Arrays = {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
         frames = _inflate(columns.pop("frames"), shard.stop - shard.first, frame_shape)
-    except (ValueError, KeyError, OSError, zlib.error) as error:
-        raise ReplayError(f"replay shard {folder / shard.name}: expected {shard}, got: {error}") from error
+    except (ValueError, KeyError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile, MemoryError) as error:
+        raise ReplayError(
+            f"replay shard {folder / shard.name}: expected {shard}, got: {error}. Restore it from a copy."
+        ) from error
     return frames, columns
 
 
@@ -108,13 +122,36 @@ def read_visits(folder: Path, index: Index) -> npt.NDArray[np.int64]:
     Raises:
         ReplayError: the file is missing or damaged; the message names it.
     """
-    content = _read_checked(folder / index.visits, index.visits_sha256)
-    return cast(npt.NDArray[np.int64], np.load(io.BytesIO(content), allow_pickle=False))
+    path, expected = folder / index.visits, index.stop - index.first
+    content = _read_checked(path, index.visits_sha256)
+    try:
+        visits = _array(content)
+        if visits.dtype != np.int64 or visits.shape != (expected,) or (visits < 0).any():
+            raise ValueError(f"{visits.dtype} {visits.shape}")
+    except (ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise ReplayError(
+            f"replay file {path}: expected {expected} counts of at least 0, got: {error}. Restore it from a copy."
+        ) from error
+    return visits
+
+
+def _array(content: bytes) -> npt.NDArray[Any]:
+    """A whole ``.npy`` file, whose header must claim as many bytes as follow it."""
+    stream = io.BytesIO(content)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in read:
+        raise ValueError(f"expected an .npy file of version 1 or 2, got {version}")
+    shape, transposed, dtype = read[version](stream)
+    start, claimed = stream.tell(), math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or transposed or min(shape, default=0) < 0 or claimed != len(content) - start:
+        raise ValueError(f"expected plain numbers, {len(content) - start:,} bytes of them, got {dtype} {shape}")
+    return np.frombuffer(content, dtype, offset=start).reshape(shape).copy()
 
 
 def write_index(folder: Path, index: Index) -> None:
     """Replace the index, then remove the files that it no longer names."""
-    content = json.dumps({"format": FORMAT_VERSION, **asdict(index)}, indent=1)
+    content = json.dumps(sealed({"format": FORMAT_VERSION, **asdict(index)}), indent=1)
     replace_file(folder / INDEX_NAME, content.encode())
     named = {shard.name for shard in index.shards} | {index.visits}
     for pattern in ("records-*.npz", "visits-*.npy"):
@@ -131,18 +168,52 @@ def read_index(folder: Path) -> Index:
     """
     path = folder / INDEX_NAME
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
+        fields = unsealed(parse_json(read_text(path)))
         version = fields.pop("format")
         if version != FORMAT_VERSION:
             raise ReplayError(f"{path}: expected replay format {FORMAT_VERSION}, got {version}; use a newer dreamgym.")
         shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
         for name in ("frame_shape", "action_shape"):
             fields[name] = tuple(fields[name])
-        return Index(**fields, shards=shards)
+        index = Index(**fields, shards=shards)
+        _check_index(index)
+        return index
     except FileNotFoundError as error:
         raise ReplayError(f"no replay in {folder}: expected {INDEX_NAME} there, as Replay.save writes it.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReplayError(f"{path}: expected a replay index, could not read it: {error}") from error
+        raise ReplayError(
+            f"{path}: expected a replay index, could not read it: {error}. Restore it from a copy."
+        ) from error
+
+
+def _check_index(index: Index) -> None:
+    """See that an index can be one that was written, and names files of its own folder alone.
+
+    Raises:
+        ValueError, TypeError: it cannot.
+    """
+    if not fits(index.capacity, int) or not 1 <= index.capacity <= MOST_RECORDS:
+        raise ValueError(f"capacity: expected 1 to {MOST_RECORDS:,}, got {index.capacity!r}")
+    shape_fits = fits(index.frame_shape, tuple[int, int]) and fits(index.action_shape, tuple[int, ...])
+    if not shape_fits or min(index.frame_shape) < 1 or min(index.action_shape, default=1) < 1:
+        raise ValueError(f"frame_shape and action_shape: got {index.frame_shape!r} and {index.action_shape!r}")
+    if math.prod(index.action_shape) * np.dtype(index.action_dtype).itemsize > _MOST_ROW:
+        raise ValueError(f"action_shape: expected actions of at most {_MOST_ROW} bytes, got {index.action_shape}")
+    if not fits((index.first, index.stop), tuple[int, int]) or not 0 <= index.first <= index.stop:
+        raise ValueError(f"first and stop: expected 0 <= first <= stop, got {index.first!r} and {index.stop!r}")
+    if index.stop - index.first > index.capacity:
+        raise ValueError(f"stop: expected at most {index.capacity} records, got {index.first} to {index.stop}")
+    if Path(index.visits).name != index.visits or not index.visits.startswith("visits-"):
+        raise ValueError(f"visits: expected the name of a file in this folder, visits-..., got {index.visits!r}")
+    for shard in index.shards:
+        if not fits((shard.first, shard.stop), tuple[int, int]) or not 0 <= shard.first < shard.stop:
+            raise ValueError(f"shards: expected 0 <= first < stop, got {shard}")
+        if shard.name != _shard_name(shard.first):
+            raise ValueError(f"shards: expected the name {_shard_name(shard.first)}, got {shard.name!r}")
+
+
+def _shard_name(first: int) -> str:
+    return f"records-{first:012d}.npz"
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -186,6 +257,9 @@ def _deflate(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _inflate(stream: npt.NDArray[np.uint8], count: int, frame_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    size = count * math.prod(frame_shape)
+    if stream.dtype != np.uint8 or stream.ndim != 1 or size > _MOST_INFLATED * (stream.size + 1):
+        raise ValueError(f"expected {count} frames of {frame_shape}, {stream.size:,} bytes cannot hold them")
     frames = np.empty((count, *frame_shape), np.uint8)
     decompressor = zlib.decompressobj()
     pending = stream.tobytes()
@@ -199,4 +273,6 @@ def _inflate(stream: npt.NDArray[np.uint8], count: int, frame_shape: tuple[int, 
         np.bitwise_xor.accumulate(np.frombuffer(content, np.uint8).reshape(block.shape), axis=0, out=block)
         block ^= previous
         previous = block[-1].copy()
+    if decompressor.decompress(pending, 1) or not decompressor.eof:
+        raise ValueError(f"expected {count} frames of {frame_shape}, the stream holds more")
     return frames

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -117,8 +118,8 @@ class DreamSimulator:
         _check_at_least("latent_stack", latent_stack, 1)
         if horizon is not None:
             _check_at_least("horizon", horizon, 1)
-        if not (0.0 <= temperature < math.inf):
-            raise ConfigError(f"temperature: expected a finite number of at least 0, got {temperature}.")
+        if not isinstance(cast(Any, temperature), Real) or not 0.0 <= temperature < math.inf:
+            raise ConfigError(f"temperature: expected a finite number of at least 0, got {temperature!r}.")
         self.device = world_model.device if device is None else resolve_device(device)
         self.world_model = world_model.to(self.device)
         self.num_envs = num_envs
@@ -136,7 +137,12 @@ class DreamSimulator:
             )
         self._latent_shape = tuple(world_model.codec.latent_shape)
         self._state: DreamState | None = None
-        self._streams = self._new_streams(secrets.randbits(63) if seed is None else seed)
+        try:
+            self._streams = self._new_streams(secrets.randbits(63) if seed is None else seed)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"num_envs: expected as many dreams as there is memory for, got {num_envs:,}; take fewer."
+            ) from error
 
     @property
     def num_starts(self) -> int:
@@ -224,13 +230,13 @@ class DreamSimulator:
 
         Args:
             actions: (num_envs,) integers in [0, num_actions), or (num_envs, num_actions) numbers for continuous ones.
-                Their range is the caller's to check: doing it here would wait for the device.
+                On an accelerator their range is the caller's to check: doing it here would wait for the device.
 
         Returns:
             Stacks, rewards and ends, in fresh tensors.
 
         Raises:
-            InvalidActionError: the actions have the wrong shape or type.
+            InvalidActionError: the actions have the wrong shape, type or, on the CPU, range.
             InvalidInputError: the dreams were never reset.
         """
         state = self._current()
@@ -271,6 +277,8 @@ class DreamSimulator:
             InvalidInputError: the state is for another number of dreams or another latent stack.
         """
         expected = (self.num_envs, self.latent_stack, *self._latent_shape)
+        if not isinstance(cast(Any, state), DreamState):
+            raise InvalidInputError(f"state: expected a DreamState, as state() gives it, got {state!r}.")
         if tuple(state.latents.shape) != expected:
             raise InvalidInputError(f"state: expected latents of shape {expected}, got {tuple(state.latents.shape)}.")
         copy = state.take(torch.arange(self.num_envs))
@@ -317,6 +325,9 @@ class DreamSimulator:
 
     def _check_actions(self, actions: Tensor) -> Tensor:
         continuous = self.world_model.config.continuous
+        if not isinstance(cast(Any, actions), Tensor):
+            kind = type(actions).__name__
+            raise InvalidActionError(f"actions: expected a torch tensor, got {kind}: pass torch.as_tensor(actions).")
         shape = (self.num_envs, self.world_model.num_actions) if continuous else (self.num_envs,)
         if tuple(actions.shape) != shape:
             raise InvalidActionError(f"actions: expected shape {shape}, got {tuple(actions.shape)}.")
@@ -324,6 +335,13 @@ class DreamSimulator:
             raise InvalidActionError(
                 f"actions: expected {'floating-point numbers' if continuous else 'integers'}, got {actions.dtype}."
             )
+        if actions.device.type == "cpu":
+            inside = (
+                torch.isfinite(actions) if continuous else (actions >= 0) & (actions < self.world_model.num_actions)
+            )
+            if not bool(inside.all()):
+                expected = "finite numbers" if continuous else f"integers in [0, {self.world_model.num_actions})"
+                raise InvalidActionError(f"actions: expected {expected}, got {actions.tolist()}.")
         return actions.to(device=self.device, dtype=torch.float32 if continuous else torch.int64)
 
 
@@ -333,5 +351,6 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or int(value) != value or value < least:
+    whole = isinstance(cast(Any, value), Real) and not isinstance(value, bool) and value % 1 == 0
+    if not whole or value < least:
         raise ConfigError(f"{name}: expected an integer of at least {least}, got {value!r}.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamgym.device import bf16_is_faster
-from dreamgym.errors import ConfigError
+from dreamgym.errors import ConfigError, InvalidInputError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, Prediction, parameter_count
 from dreamgym.models.losses import NO_REWARD
@@ -28,6 +28,10 @@ DYNAMICS: dict[type[Any], type[Any]] = {
     MultiscaleConfig: MultiscaleDynamics,
 }
 """What builds the dynamics of each kind of settings."""
+
+
+LARGEST = 4096
+"""Largest whole number in a world model's configuration; the widest network fitted so far has 512 of anything."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,17 @@ class WorldModelConfig:
             raise ConfigError("dynamics.wraps: expected False where the codec is not aligned; set codec.aligned=True.")
         if getattr(self.dynamics, "motion", False) and not self.codec.sprites:
             raise ConfigError("dynamics.motion: expected False where codes have no sprites; set codec.sprites=True.")
+        _check_sizes(self)
+
+
+def _check_sizes(config: Any, prefix: str = "") -> None:
+    """No whole number of a configuration, nested ones included, may be larger than any network needs."""
+    for part in fields(config):
+        name, value = f"{prefix}{part.name}", getattr(config, part.name)
+        if is_dataclass(value):
+            _check_sizes(value, f"{name}.")
+        elif isinstance(value, int) and value > LARGEST:
+            raise ConfigError(f"{name}: expected at most {LARGEST:,}, got {value:,}.")
 
 
 class WorldModel(nn.Module):
@@ -120,8 +135,16 @@ class WorldModel(nn.Module):
 
         Returns:
             (batch, height, width) int64 on the model's device.
+
+        Raises:
+            InvalidInputError: frames of another shape or type.
         """
         tensor = torch.as_tensor(frames)
+        if tuple(tensor.shape[1:]) != tuple(self.codec.frame_shape) or tensor.dtype != torch.uint8:
+            raise InvalidInputError(
+                f"frames: expected uint8 (batch, {', '.join(map(str, self.codec.frame_shape))}), got {tensor.dtype} "
+                f"{tuple(tensor.shape)}."
+            )
         with self.inference(), torch.autocast(self.device.type, enabled=False):
             return torch.cat([self.codec.encode(part.to(self.device)) for part in tensor.split(chunk)])
 
@@ -145,10 +168,25 @@ class WorldModel(nn.Module):
 
         Returns:
             (batch, C, H, W) uint8 on the model's device.
+
+        Raises:
+            InvalidInputError: latents of another shape or type or, on the CPU, codes that there are not.
         """
+        self._check_latents(latents)
         with self.inference():
             parts = [self.codec.decode(part).mul(255).round().to(torch.uint8) for part in latents.split(chunk)]
         return torch.cat(parts)
+
+    def _check_latents(self, latents: Any) -> None:
+        expected = f"expected an int64 tensor (batch, {', '.join(map(str, self.codec.latent_shape))})"
+        if not isinstance(latents, Tensor):
+            raise InvalidInputError(f"latents: {expected}, got {type(latents).__name__}.")
+        if tuple(latents.shape[1:]) != tuple(self.codec.latent_shape) or latents.dtype != torch.int64:
+            raise InvalidInputError(f"latents: {expected}, got {latents.dtype} {tuple(latents.shape)}.")
+        if latents.device.type == "cpu" and latents.numel():
+            low, high = int(latents.min()), int(latents.max())
+            if low < 0 or high >= self.codec.num_codes:
+                raise InvalidInputError(f"latents: expected codes in [0, {self.codec.num_codes}), got {low} to {high}.")
 
     def initial_state(self, batch: int, elapsed: Tensor | None = None) -> Any:
         """The dynamics' state before the first step of ``batch`` sequences.
@@ -170,7 +208,12 @@ class WorldModel(nn.Module):
 
         Returns:
             (distributions of z_{t+1}, r_t and d_t, state h_t).
+
+        Raises:
+            InvalidInputError: not one action for each latent.
         """
+        if len(latents) != len(actions):
+            raise InvalidInputError(f"actions: expected {len(latents)}, one for each latent, got {len(actions)}.")
         with self.inference():
             return self.dynamics.step(self.shown(latents), actions, state)
 

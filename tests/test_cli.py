@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from conftest import make_tiny_dream
 from gymnasium import spaces
 
@@ -486,6 +487,7 @@ def test_play_gives_digits_to_games_without_keys(
 def test_play_refuses_continuous_actions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dream = make_tiny_dream()
     dream.world_model.config = dataclasses.replace(dream.world_model.config, continuous=True)
+    dream.starts = dream.starts._replace(actions=torch.zeros(40, 8, 6))
     save_dream(tmp_path, dream)
     assert main(["play", str(tmp_path), "--device", "cpu"]) == 2
     assert "discrete actions" in capsys.readouterr().err

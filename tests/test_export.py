@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -203,8 +203,9 @@ def test_a_file_that_would_be_too_large_is_refused_and_leaves_the_one_that_is_th
 
 
 def test_an_unfinished_run_is_refused_with_the_command_that_finishes_it(copied: Path) -> None:
-    stands = json.loads((copied / "progress.json").read_text())
-    (copied / "progress.json").write_text(json.dumps(stands | {"round": 1}))
+    progress = RunFolder(copied).progress()
+    progress.round = 1
+    (copied / "progress.json").write_text(json.dumps(asdict(progress)))
     with pytest.raises(ConfigError, match=r"round 2 of 2. Go on with: dreamgym train --out .*run --resume"):
         export_dream(copied)
 
