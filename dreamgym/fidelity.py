@@ -103,9 +103,9 @@ def open_loop(
             cells = world_model.latent_log_probability(prediction, real[:, step - warm])
             likelihoods.append(cells.flatten(1).mean(1, keepdim=True))
         uniforms = torch.rand(latent.shape, generator=generator, device=latent.device)
-        latent = world_model.draw_latent(prediction, uniforms, temperature)
-        uniforms = torch.rand(len(latent), generator=generator, device=latent.device)
-        _, told = world_model.draw_reward(prediction, uniforms, before, state)
+        chance = torch.rand(len(latent), generator=generator, device=latent.device)
+        drawn, told = world_model.draw_reward(prediction, chance, before, state)
+        latent = world_model.draw_latent(prediction, uniforms, temperature, drawn if temperature else None)
         state = told if temperature else state
         latents.append(latent)
         rewards.append(prediction.expected_reward())

@@ -245,12 +245,13 @@ class DreamSimulator:
         cells = math.prod(self._latent_shape)
         uniforms, self._streams = self._streams.draw(cells + 2)
         drawn = uniforms[:, :cells].unflatten(1, self._latent_shape)
-        latent = self.world_model.draw_latent(prediction, drawn, self.temperature)
         reward, told = self.world_model.draw_reward(prediction, uniforms[:, cells], state.dynamics, dynamics)
+        # Without chance what is likely comes, whatever was drawn.
+        by_chance = self.reward_mode == "sampled" or self.temperature > 0
+        latent = self.world_model.draw_latent(prediction, drawn, self.temperature, reward if by_chance else None)
         if self.reward_mode == "expected":
             reward = prediction.expected_reward()
-        if self.reward_mode == "sampled" or self.temperature > 0:
-            # Without chance a dream goes by what is likely.
+        if by_chance:
             dynamics = told
         terminated = uniforms[:, cells + 1] < prediction.end_probability()
         age = state.age + 1

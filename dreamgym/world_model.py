@@ -217,18 +217,24 @@ class WorldModel(nn.Module):
         with self.inference():
             return self.dynamics.step(self.shown(latents), actions, state)
 
-    def draw_latent(self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+    def draw_latent(
+        self, prediction: Prediction, uniforms: Tensor, temperature: float = 1.0, rewards: Tensor | None = None
+    ) -> Tensor:
         """Draw z_{t+1} from a step's prediction (Eq. 15).
 
         Args:
             prediction: of :meth:`step`.
             uniforms: (batch, height, width) float32 in [0, 1), one a cell.
             temperature: divides the scores; 0 takes the most likely code of every cell.
+            rewards: (batch,) int64 in {-1, 0, 1}, of :meth:`draw_reward` for the same step; None takes the likeliest
+                where the latent goes by the reward.
 
         Returns:
             (batch, height, width) int64.
         """
         with self.inference():
+            if rewards is not None:
+                prediction = self.dynamics.given_reward(prediction, rewards)
             return self.dynamics.draw_latent(prediction, uniforms, temperature)
 
     def draw_reward(self, prediction: Prediction, uniforms: Tensor, before: Any, after: Any) -> tuple[Tensor, Any]:

@@ -87,7 +87,7 @@ class Knowing:
     def draw_reward(self, prediction, uniforms, before, after):
         return torch.zeros(len(uniforms), dtype=torch.int64), after
 
-    def draw_latent(self, prediction, uniforms, temperature=1.0):
+    def draw_latent(self, prediction, uniforms, temperature=1.0, rewards=None):
         return torch.where(uniforms < self.noise, (prediction.latent + 7) % 128, prediction.latent)
 
     def latent_log_probability(self, prediction, latent):

@@ -49,7 +49,7 @@ class Counter:
     def draw_reward(self, prediction, uniforms, before, after):
         return torch.zeros(len(uniforms), dtype=torch.int64), after
 
-    def draw_latent(self, prediction, uniforms, temperature=1.0):
+    def draw_latent(self, prediction, uniforms, temperature=1.0, rewards=None):
         assert uniforms.shape == prediction.next.shape
         self.drawn_at.add(temperature)
         return prediction.next

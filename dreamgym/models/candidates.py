@@ -51,6 +51,7 @@ class CandidateHead(nn.Module):
         wraps: bool = False,
         motion: bool = False,
         places: Tensor | None = None,
+        rewards: int = 0,
     ) -> None:
         """Build the head.
 
@@ -65,6 +66,7 @@ class CandidateHead(nn.Module):
             wraps: whether cells at opposite edges are neighbours.
             motion: whether it is told the latent that would come if what moves went on.
             places: (height, width, num_codes) bool, which codes are drawn where; None draws all everywhere.
+            rewards: classes of the step's reward that it is told; 0 is not told.
         """
         super().__init__()
         self.num_codes, self.threshold, self.least_chance = (
@@ -83,6 +85,11 @@ class CandidateHead(nn.Module):
             self.go_on = nn.Linear(hidden, 1)
             nn.init.constant_(self.gate_onward.bias, 3.0)  # pyright: ignore[reportArgumentType]
             nn.init.constant_(self.go_on.bias, 2.0)
+        self.rewarded = nn.Embedding(rewards, hidden) if rewards else None
+        self.gate_rewarded = nn.Embedding(rewards, 1) if rewards else None
+        for told in (self.rewarded, self.gate_rewarded):
+            if told is not None:
+                nn.init.zeros_(told.weight)
         self.around = nn.Linear(9 * channels, hidden)
         self.current = nn.Linear(depth, hidden, bias=False)
         self.copied = nn.Embedding(num_codes, hidden)
@@ -116,22 +123,24 @@ class CandidateHead(nn.Module):
                 parts.append(moved[:, None].to(features.dtype))
         return side_by_side([*parts, gate, latents[:, None].to(features.dtype)])
 
-    @staticmethod
-    def tell(prepared: Tensor, moved: Tensor) -> Tensor:
-        """Of :meth:`prepare` without ``moved`` what it would be with it."""
+    def tell(self, prepared: Tensor, moved: Tensor, rewarded: Tensor | None = None) -> Tensor:
+        """Of :meth:`prepare` without ``moved`` what it would be with it, and with the rewards' classes (batch,)."""
         # Split, not sliced: each slice's gradient would fill a tensor of its own.
         features, others = prepared.split([prepared.shape[1] - 3, 3], dim=1)
         onward, gate, current = others.unbind(1)
         gate = gate + onward * (moved != current.long())
+        if self.gate_rewarded is not None and rewarded is not None:
+            gate = gate + self.gate_rewarded(rewarded)[:, :, None].to(gate.dtype)
         return side_by_side([features, torch.stack([moved.to(prepared.dtype), gate, current], dim=1)])
 
-    def loss(self, prepared: Tensor, latents: Tensor, codebook: Tensor) -> Tensor:
+    def loss(self, prepared: Tensor, latents: Tensor, codebook: Tensor, rewarded: Tensor | None = None) -> Tensor:
         """Cross-entropies of the gate, over all cells, and of the candidates' codes.
 
         Args:
             prepared: of :meth:`prepare`.
             latents: (batch, height, width) int64, the codes that came.
             codebook: (num_codes, depth), what the codes look like.
+            rewarded: (batch,) int64, classes of the step's reward, where the head is told them.
 
         Returns:
             (batch,) nats.
@@ -143,25 +152,26 @@ class CandidateHead(nn.Module):
         if len(likely) > _MOST * len(latents):
             likely = likely[gate.flatten()[likely].topk(_MOST * len(latents), sorted=False).indices]
         turns = _turns(changed.flatten().index_fill(0, likely, True).view_as(changed))
-        cells, scores = self._given(prepared, turns, latents, codebook)
+        cells, scores = self._given(prepared, turns, latents, codebook, rewarded)
         drawn = F.cross_entropy(scores, latents[tuple(cells.T)], reduction="none")
         gates = F.binary_cross_entropy_with_logits(gate, changed.float(), reduction="none").sum(dim=(1, 2))
         return gates.index_add(0, cells[:, 0], drawn)
 
-    def logits(self, prepared: Tensor, latents: Tensor, codebook: Tensor) -> Tensor:
+    def logits(self, prepared: Tensor, latents: Tensor, codebook: Tensor, rewarded: Tensor | None = None) -> Tensor:
         """Scores of every cell, given the cells drawn before it.
 
         Args:
             prepared: of :meth:`prepare`.
             latents: (batch, height, width) int64.
             codebook: (num_codes, depth).
+            rewarded: (batch,) int64, classes of the step's reward, where the head is told them.
 
         Returns:
             (batch, codes, height, width) float32; a cell that is no candidate changes with the gate's chance, to all
             codes alike.
         """
         gate, current = prepared[:, -2].float(), prepared[:, -1].long()
-        cells, scores = self._given(prepared, self._turns_of(gate), latents, codebook)
+        cells, scores = self._given(prepared, self._turns_of(gate), latents, codebook, rewarded)
         each = F.logsigmoid(gate) - math.log(max(1, self.num_codes - 1))
         rows = (
             each[..., None]
@@ -171,7 +181,13 @@ class CandidateHead(nn.Module):
         return rows.index_put(tuple(cells.T), scores).movedim(-1, 1)
 
     def draw(
-        self, prepared: Tensor, uniforms: Tensor, temperature: float, codebook: Tensor, every: bool | None = None
+        self,
+        prepared: Tensor,
+        uniforms: Tensor,
+        temperature: float,
+        codebook: Tensor,
+        every: bool | None = None,
+        rewarded: Tensor | None = None,
     ) -> Tensor:
         """Draw a latent group by group.
 
@@ -182,6 +198,7 @@ class CandidateHead(nn.Module):
             codebook: (num_codes, depth).
             every: compute the scores of all cells, candidates or not: the latents are the same. None does so on an
                 accelerator, which would have to be waited for to learn how many candidates there are.
+            rewarded: (batch,) int64, classes of the step's reward, where the head is told them.
 
         Returns:
             (batch, height, width) int64.
@@ -193,7 +210,7 @@ class CandidateHead(nn.Module):
         inside = latents if self.wraps else latents[:, _REACH:-_REACH, _REACH:-_REACH]
         # What a dream draws does not depend on how many cells of others are drawn with it.
         blocks = [_filled(cells) for cells in parts]
-        owns = self._own(prepared, torch.cat(blocks), codebook).split([len(cells) for cells in blocks])
+        owns = self._own(prepared, torch.cat(blocks), codebook, rewarded).split([len(cells) for cells in blocks])
         table = self._table(codebook)
         for cells, filled, own in zip(parts, blocks, owns, strict=True):
             if len(cells) == 0:
@@ -209,17 +226,19 @@ class CandidateHead(nn.Module):
         """The group in which a cell is drawn, -1 for those that stay; what is no number is never certain to stay."""
         return _turns(~(gate <= self.threshold))
 
-    def _given(self, prepared: Tensor, turns: Tensor, latents: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    def _given(
+        self, prepared: Tensor, turns: Tensor, latents: Tensor, codebook: Tensor, rewarded: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """The candidates (count, 3), and their scores (count, codes) where ``latents`` is what is drawn."""
         cells = (turns >= 0).nonzero()
         seen = self._edged(latents, self.num_codes + 1), self._edged(turns, -1)
         # Products of as many rows as before need not be planned anew.
         filled = _filled(cells, _PLANNED) if len(cells) else cells
-        own, going = self._own(prepared, filled, codebook), self._going(prepared, filled)
+        own, going = self._own(prepared, filled, codebook, rewarded), self._going(prepared, filled)
         scores = self._scores(own, *seen, filled, self._table(codebook), codebook, going)
         return cells, scores[: len(cells)]
 
-    def _own(self, prepared: Tensor, cells: Tensor, codebook: Tensor) -> Tensor:
+    def _own(self, prepared: Tensor, cells: Tensor, codebook: Tensor, rewarded: Tensor | None) -> Tensor:
         """What candidates (count, 3) int64 are shown of the features around: (count, hidden)."""
         maps = prepared.permute(0, 2, 3, 1)
         if not self.wraps:
@@ -234,6 +253,8 @@ class CandidateHead(nn.Module):
         own = self.around(shown) + F.embedding(current, table)
         if self.motion:
             own = own + F.embedding(prepared[:, -3].long()[tuple(cells.T)], self.onward(codebook))
+        if self.rewarded is not None and rewarded is not None:
+            own = own + self.rewarded(rewarded[cells[:, 0]])
         return own
 
     def _going(self, prepared: Tensor, cells: Tensor) -> Tensor | None:

@@ -113,6 +113,10 @@ class Dynamics(Protocol):
         """
         ...
 
+    def given_reward(self, prediction: Prediction, rewards: Tensor) -> Prediction:
+        """The prediction of a step whose reward (batch,) int64 in {-1, 0, 1} is known, where the latent goes by it."""
+        ...
+
     def latent_logits(self, prediction: Prediction, latents: Tensor) -> Tensor:
         """Scores of the next latent's codes, cell by cell, where the next latent is ``latents``.
 
@@ -316,6 +320,10 @@ class ConvLSTM(nn.Module):
     def told_reward(self, before: ConvLSTMState, after: ConvLSTMState, rewarded: Tensor) -> ConvLSTMState:
         """The state as it is: it keeps no account of rewards."""
         return after
+
+    def given_reward(self, prediction: Prediction, rewards: Tensor) -> Prediction:
+        """The prediction as it is: the latent does not go by the reward."""
+        return prediction
 
     def step(self, features: Tensor, action: Tensor, state: ConvLSTMState) -> tuple[Prediction, ConvLSTMState]:
         """One step: a sequence of length one.

@@ -63,7 +63,13 @@ class StepHead(nn.Module):
     _square: Tensor
 
     def __init__(
-        self, channels: int, size: tuple[int, int], hidden: int, dropout: float = 0.3, wraps: bool = False
+        self,
+        channels: int,
+        size: tuple[int, int],
+        hidden: int,
+        dropout: float = 0.3,
+        wraps: bool = False,
+        rewards: int = 0,
     ) -> None:
         """Build the head.
 
@@ -73,9 +79,13 @@ class StepHead(nn.Module):
             hidden: units of its layers.
             dropout: share of the first layer's units that are not seen, in training: returned balls are few.
             wraps: whether cells at opposite edges are neighbours.
+            rewards: classes of the step's reward that it is told; 0 is not told.
         """
         super().__init__()
         self.wraps = wraps
+        self.rewarded = nn.Embedding(rewards, hidden) if rewards else None
+        if self.rewarded is not None:
+            nn.init.zeros_(self.rewarded.weight)
         self.seen = nn.Linear(2 * (2 * _SEEN + 1) ** 2, hidden)
         self.around = nn.Linear(9 * channels, hidden, bias=False)
         self.others = Relations(size, hidden)
@@ -106,6 +116,7 @@ class StepHead(nn.Module):
         pictures: Tensor,
         rest: Tensor,
         origin: Tensor,
+        rewarded: Tensor | None = None,
     ) -> Tensor:
         """Scores of every step of every thing.
 
@@ -118,6 +129,7 @@ class StepHead(nn.Module):
             pictures: (codes, cell, cell) float32 in [0, 1], what a code looks like.
             rest: (height, width) int64, the codes of the background.
             origin: (2,) int64, row and column of the grid, in pixels, where the screen begins.
+            rewarded: (batch,) int64, classes of the step's reward, where the head is told them.
 
         Returns:
             (things, STEPS + 1) float32; the last step is that it is not to be found any more.
@@ -137,6 +149,8 @@ class StepHead(nn.Module):
         step, (row, column) = moving.step[things.cell], things.centre.unbind(1)
         hidden = self.seen(torch.cat(crops, dim=1)) + self.around(near) + self.before(step)
         hidden = hidden + self.row(row) + self.column(column) + self.others(moving, things, origin)
+        if self.rewarded is not None and rewarded is not None:
+            hidden = hidden + self.rewarded(rewarded[cells[:, 0]])
         hidden = self.dropout(F.relu(hidden))
         hidden = hidden + F.relu(self.mix(hidden))
         # A change of the last step or of its mirror image is one of the steps, where the last one is known.

@@ -51,6 +51,8 @@ class MultiscaleConfig:
             and the reward is told of them (:mod:`dreamgym.models.movers`); 0 draws what moves cell by cell.
         seen_places: whether a code is hardly ever drawn but where it, a cell beside it or several of its row or column
             had it in real experience (:mod:`dreamgym.models.places`).
+        reward_first: whether the latent is drawn given the step's reward, which is drawn first: a ball that leaves the
+            screen and the point that it is worth then come together.
         clock: largest number of steps since the last reward that is told from larger ones.
         cell_hidden: units of the layers that see one cell which may change.
         least_change: chance of a change from which a cell is looked at; all others keep their code.
@@ -78,6 +80,7 @@ class MultiscaleConfig:
     motion: bool = False
     step_hidden: int = 0
     seen_places: bool = False
+    reward_first: bool = False
     clock: int = 32
     cell_hidden: int = 128
     least_change: float = 0.001
@@ -114,6 +117,8 @@ class MultiscaleConfig:
             raise ConfigError(f"memory: expected at least 2 where what moves is followed, got {self.memory}.")
         if self.step_hidden and not self.motion:
             raise ConfigError("step_hidden: expected 0 where what moves is not followed; set motion=True.")
+        if self.reward_first and not self.step_hidden:
+            raise ConfigError("reward_first: expected False where no steps are drawn; set step_hidden.")
         if not 1 <= self.clock <= LONGEST_ELAPSED:
             # No longer time is ever seen in training.
             raise ConfigError(f"clock: expected 1 to {LONGEST_ELAPSED}, got {self.clock}.")
@@ -200,10 +205,15 @@ class MultiscaleDynamics(nn.Module):
             wraps=config.wraps,
             motion=config.motion,
             places=everywhere if config.seen_places else None,
+            rewards=3 if config.reward_first else 0,
         )
         self._pixels = size = self._height * cell, self._width * cell
         hidden = config.step_hidden
-        self.step_head = StepHead(fine, size, hidden, wraps=config.wraps) if hidden else None
+        self.step_head = (
+            StepHead(fine, size, hidden, wraps=config.wraps, rewards=3 if config.reward_first else 0)
+            if hidden
+            else None
+        )
         self.critic = (
             Critic(self._height, self._width, depth, scale, config.critic_hidden, wraps=config.wraps)
             if config.redraws
@@ -346,10 +356,14 @@ class MultiscaleDynamics(nn.Module):
             parts = [moving.steps(newest)[:, None].float(), *parts]
         if self._keeps_older and older is not None:
             parts = [older[:, None].float(), *parts]
-        latent = side_by_side(parts)
         reward = self.reward_head(self.reward_dropout(torch.cat([trunk, *told], dim=1)))
         if self.reward_steps is not None and moving is not None and len(moving.cells):
             reward = reward + self.reward_steps(moving, find_things(moving, self._pixels), len(reward))
+        if config.reward_first:
+            # The true one, or what is likeliest until one was drawn.
+            classes = reward.argmax(dim=1) if rewards is None else reward_classes(rewards).flatten()
+            parts = [*parts[:2], classes[:, None, None, None].expand_as(parts[0]).float(), *parts[2:]]
+        latent = side_by_side(parts)
         heads = latent, reward.float(), self._end_logits(trunk).float()
         prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
         if rewards is None:
@@ -362,6 +376,14 @@ class MultiscaleDynamics(nn.Module):
         """The state after a step whose reward, (batch,) bool, was drawn and not only foretold: it sets the clock."""
         elapsed = steps_since(before.elapsed, rewarded[:, None], 1, self.config.clock)
         return after._replace(elapsed=elapsed[:, 1])
+
+    def given_reward(self, prediction: Prediction, rewards: Tensor) -> Prediction:
+        """The prediction of a step whose reward was drawn, (batch,) int64 in {-1, 0, 1}: the latent goes by it."""
+        if not self.config.reward_first:
+            return prediction
+        latent = prediction.latent.clone()
+        latent[:, 2] = (rewards + NO_REWARD)[:, None, None]
+        return prediction._replace(latent=latent)
 
     def remember(self, features: Tensor, actions: Tensor, state: MultiscaleState, rewards: Tensor) -> MultiscaleState:
         """The state after a window, as :meth:`sequence` leaves it but for ``trunk``, without predicting anything."""
@@ -389,8 +411,9 @@ class MultiscaleDynamics(nn.Module):
         of the steps that things made (:meth:`latent_log_probability` has).
         """
         following = latents.flatten(0, -3)
-        prepared, _ = self._stepped(prediction.latent.flatten(0, -4), following, losses=False)
-        flat = self.latent_head.logits(prepared, following, self._codes)
+        latent = prediction.latent.flatten(0, -4)
+        prepared, _ = self._stepped(latent, following, losses=False)
+        flat = self.latent_head.logits(prepared, following, self._codes, self._rewarded(latent))
         return flat.unflatten(0, latents.shape[:-2])
 
     def latent_log_probability(self, prediction: Prediction, latents: Tensor) -> Tensor:
@@ -400,14 +423,15 @@ class MultiscaleDynamics(nn.Module):
         """
         following, latent = latents.flatten(0, -3), prediction.latent.flatten(0, -4)
         prepared, steps = self._stepped(latent, following)
-        scores = self.latent_head.logits(prepared, following, self._codes)
+        scores = self.latent_head.logits(prepared, following, self._codes, self._rewarded(latent))
         return (code_log_probability(scores, following) - steps).unflatten(0, latents.shape[:-2])
 
     def latent_loss(self, prediction: Prediction, latents: Tensor) -> Tensor:
         """What the latent head is fitted by, (...) nats, where (..., height, width) came."""
-        following = latents.flatten(0, -3)
-        prepared, steps = self._stepped(prediction.latent.flatten(0, -4), following)
-        flat = self.latent_head.loss(prepared, following, self._codes) + steps.sum(dim=(1, 2))
+        following, latent = latents.flatten(0, -3), prediction.latent.flatten(0, -4)
+        prepared, steps = self._stepped(latent, following)
+        flat = self.latent_head.loss(prepared, following, self._codes, self._rewarded(latent))
+        flat = flat + steps.sum(dim=(1, 2))
         return flat.unflatten(0, latents.shape[:-2])
 
     def draw_latent(
@@ -473,8 +497,8 @@ class MultiscaleDynamics(nn.Module):
                 scores = self._step_scores(latent, prepared, moving, things)
                 least = self.config.least_chance
                 number = self.step_head.draw(scores, moving, things, uniforms, temperature, least)
-            prepared = self.latent_head.tell(prepared, self._carry(newest, moving, number))
-        return self.latent_head.draw(prepared, uniforms, temperature, self._codes, every)
+            prepared = self.latent_head.tell(prepared, self._carry(newest, moving, number), self._rewarded(latent))
+        return self.latent_head.draw(prepared, uniforms, temperature, self._codes, every, self._rewarded(latent))
 
     def _stepped(self, latent: Tensor, following: Tensor, losses: bool = True) -> tuple[Tensor, Tensor]:
         """What the latent head is given where ``following`` came: every thing has made the step that it made.
@@ -499,14 +523,16 @@ class MultiscaleDynamics(nn.Module):
             first = things.cell[: things.number]
             each = F.cross_entropy(self._step_scores(latent, prepared, moving, things), number[first], reduction="none")
             steps = steps.index_put(tuple(moving.cells[first].T), each)
-        return self.latent_head.tell(prepared, carried), steps
+        return self.latent_head.tell(prepared, carried, self._rewarded(latent)), steps
 
     def _step_scores(self, latent: Tensor, prepared: Tensor, moving: Moving, things: Things) -> Tensor:
         """The step head's scores of all things in a prediction's latent, of which ``prepared`` is a part."""
         assert self.step_head is not None
         features = prepared[:, : self.config.fine]
         older, newest = latent[:, 0].long(), latent[:, -1].long()
-        return self.step_head(features, moving, things, older, newest, self.sprites, self.rest, self.origin)
+        return self.step_head(
+            features, moving, things, older, newest, self.sprites, self.rest, self.origin, self._rewarded(latent)
+        )
 
     def _moving(self, latent: Tensor) -> Moving:
         """What moves in a prediction's latent, which knows the steps."""
@@ -523,8 +549,12 @@ class MultiscaleDynamics(nn.Module):
         return self.critic is not None or self.step_head is not None
 
     def _prepared(self, latent: Tensor) -> Tensor:
-        """What the latent head is given of a prediction's latent: not z_{t-1}, nor the steps that led to z_t."""
-        return latent[:, self._keeps_older + (self.step_head is not None) :]
+        """What the latent head is given of a prediction's latent: not z_{t-1}, the steps to z_t, nor the reward."""
+        return latent[:, self._keeps_older + (self.step_head is not None) + self.config.reward_first :]
+
+    def _rewarded(self, latent: Tensor) -> Tensor | None:
+        """The class (batch,) of the reward that a prediction's latent is given."""
+        return latent[:, 2, 0, 0].long() if self.config.reward_first else None
 
     @property
     def _codes(self) -> Tensor:

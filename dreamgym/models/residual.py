@@ -223,6 +223,10 @@ class ResidualDynamics(nn.Module):
         elapsed = steps_since(before.elapsed, rewarded[:, None], 1, self.config.clock)
         return after._replace(elapsed=elapsed[:, 1])
 
+    def given_reward(self, prediction: Prediction, rewards: Tensor) -> Prediction:
+        """The prediction as it is: the latent does not go by the reward."""
+        return prediction
+
     def sequence(
         self,
         features: Tensor,
