@@ -383,7 +383,7 @@ def drawn_at(monkeypatch, call):
     temperatures = set()
     original = Knowing.draw_latent
 
-    def watched(self, prediction, uniforms, temperature=1.0):
+    def watched(self, prediction, uniforms, temperature=1.0, rewards=None):
         temperatures.add(temperature)
         return original(self, prediction, uniforms, temperature)
 
