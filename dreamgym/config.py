@@ -370,6 +370,8 @@ def _laptop() -> RunConfig:
             step_hidden=128,
             # Once in a thousand steps half of a paddle flew away, and never came back.
             seen_places=True,
+            # One ball in four left the screen without a point, and some came back after theirs.
+            reward_first=True,
             # A ball is worth a point in one column of cells and not in the next.
             reward_channels=32,
             coarse_dropout=0.5,
