@@ -118,7 +118,7 @@ class MultiscaleConfig:
         if self.step_hidden and not self.motion:
             raise ConfigError("step_hidden: expected 0 where what moves is not followed; set motion=True.")
         if self.reward_first and not self.step_hidden:
-            raise ConfigError("reward_first: expected False where no steps are drawn; set step_hidden.")
+            raise ConfigError("reward_first: expected False where no steps are drawn; set it so, or step_hidden.")
         if not 1 <= self.clock <= LONGEST_ELAPSED:
             # No longer time is ever seen in training.
             raise ConfigError(f"clock: expected 1 to {LONGEST_ELAPSED}, got {self.clock}.")

@@ -142,7 +142,7 @@ ROWS = {
         but(
             codec=_PUBLISHED,
             fit={**_UNSETTLED, "unquantized_updates": 0},
-            dynamics={"scale": 1, "motion": False, "step_hidden": 0, **_EDGES},
+            dynamics={"scale": 1, "motion": False, "step_hidden": 0, "reward_first": False, **_EDGES},
             dream={"latent_stack": 1},
         ),
     ),
@@ -158,10 +158,12 @@ ROWS = {
     "critic": Row("a critic rejects what would not come, up to seven times", but(dynamics={"redraws": 7}, fit=_CRITIC)),
     "edges-apart": Row("no way round from one edge of the grid to the other", but(dynamics=_EDGES)),
     "no-motion": Row(
-        "the dynamics are not shown where what moves goes", but(dynamics={"motion": False, "step_hidden": 0})
+        "the dynamics are not shown where what moves goes",
+        but(dynamics={"motion": False, "step_hidden": 0, "reward_first": False}),
     ),
     "cell-by-cell": Row(
-        "what moves is drawn cell by cell, and the reward not told of it", but(dynamics={"step_hidden": 0})
+        "what moves is drawn cell by cell, and the reward not told of it",
+        but(dynamics={"step_hidden": 0, "reward_first": False}),
     ),
     "coarse-rewards": Row(
         "the reward head is told what the coarse blocks know, and no more", but(dynamics={"reward_channels": 0})
