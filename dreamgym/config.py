@@ -261,6 +261,14 @@ class RunConfig:
         """Real steps of the whole run."""
         return self.collect.first_steps + (self.rounds - 1) * self.collect.steps
 
+    def is_late(self, index: int) -> bool:
+        """Whether a round is in the second half of them, of all that the configuration names by now."""
+        return index >= self.rounds / 2
+
+    def newest_share(self, index: int) -> float:
+        """Share of a round's dreams that begin in its own experience."""
+        return self.dream.late_newest_share if self.is_late(index) else self.dream.newest_share
+
     def to_json(self) -> dict[str, Any]:
         """Nested plain values, as written to ``config.json``."""
         return config_to_dict(self)

@@ -282,7 +282,7 @@ class _Run:
                 picture = rollout_strip(dream, held_out, seed)
                 self.writer.add_image("imagined_beside_real", picture, self._interactions(index), dataformats="HWC")
         if last:
-            if self._newest_share(index):
+            if config.newest_share(index):
                 # What is handed on is for policies that play otherwise, too.
                 dream = replace(dream, starts=self._starts(index, newest_share=0.0))
             dream.metadata |= {"finished": True, "score": score.as_dict()}
@@ -375,7 +375,7 @@ class _Run:
             device=str(self.device),
             observation=observation_kind(config.algo),
             seed=derive_seed(config.seed, "dream", index),
-            horizon=config.dream.late_horizon if self._late(index) and config.dream.late_horizon else None,
+            horizon=config.dream.late_horizon if config.is_late(index) and config.dream.late_horizon else None,
             **options,
         )
         agent = make_agent(config, env, derive_seed(config.seed, "agent", index), str(self.device), **settings)
@@ -421,22 +421,13 @@ class _Run:
             metadata |= {"action_low": self.actions.low.tolist(), "action_high": self.actions.high.tolist()}
         return metadata
 
-    def _late(self, index: int) -> bool:
-        """Whether a round is in the second half of them, of all that the configuration names by now."""
-        return index >= self.config.rounds / 2
-
-    def _newest_share(self, index: int) -> float:
-        """Share of a round's dreams that begin in its own experience."""
-        dream = self.config.dream
-        return dream.late_newest_share if self._late(index) else dream.newest_share
-
     def _starts(self, index: int, newest_share: float | None = None) -> StartStates:
         """Real moments for this round's dreams, with the context before each; None takes the run's own share."""
         config = self.config
         rng = np.random.default_rng(derive_seed(config.seed, "starts", index))
         dream = config.dream
         count = min(dream.start_states, len(self.replay))
-        share = self._newest_share(index) if newest_share is None else newest_share
+        share = config.newest_share(index) if newest_share is None else newest_share
         newest = config.collect.steps if index else len(self.replay)
         windows = self.replay.sample_starts(count, dream.context, rng, newest, share)
         needed, places = np.unique(windows.indices, return_inverse=True)

@@ -199,10 +199,9 @@ def _counts(config: RunConfig) -> dict[str, int]:
     scored = [index for index in rounds if index == config.rounds - 1 or not (index + 1) % measure.every]
     # Every phase that dreams encodes the moments that dreams begin with.
     begun = [min(real[index], config.dream.start_states * config.dream.context) for index in rounds]
-    last = config.rounds - 1
-    late = config.dream.late_newest_share if last >= config.rounds / 2 else config.dream.newest_share
     # The dream that is handed on begins in others than the last round's where those are of its own experience.
-    starts = sum(begun[index] * (2 + (index in scored)) for index in rounds) + begun[-1] * (2 if late else 1)
+    starts = sum(begun[index] * (2 + (index in scored)) for index in rounds) + begun[-1]
+    starts += begun[-1] if config.newest_share(config.rounds - 1) else 0
     fidelity = _EVENTS * measure.fidelity_starts * (config.dream.context + measure.fidelity_horizon)
     # Before the first scored round there are no episodes to measure fidelity on.
     judged = (config.rounds - scored[0]) if measure.record_episodes else 0
