@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
 from tqdm import tqdm
 
 from dreamgym.observations import ObservationBuilder, to_numpy
@@ -28,6 +30,14 @@ class ActingPolicy(Protocol):
         ...
 
 
+class Outcome(NamedTuple):
+    """What a real step came to."""
+
+    reward: float
+    terminated: bool
+    truncated: bool
+
+
 class GameSession:
     """One real game that goes on from round to round, rebuilt from the replay whenever it is needed.
 
@@ -44,6 +54,7 @@ class GameSession:
     def __init__(self, env: gym.Env[Any, Any], replay: Replay, episode_seed: Callable[[int], int]) -> None:
         """Bring the open episode back."""
         self._env = env
+        self.action_space = env.action_space
         self.replay = replay
         self._episode_seed = episode_seed
         spans = replay.iter_episodes()
@@ -65,14 +76,16 @@ class GameSession:
             Whether the frame now shown begins an episode.
         """
         observation, reward, terminated, truncated, info = self._env.step(_native(action))
+        self.last = Outcome(float(reward), bool(terminated), bool(truncated))
         self.replay.append(
             self.frame, action, float(reward), terminated, truncated, bool(info.get("life_lost", False)), self.first
         )
+        self.arrived: npt.NDArray[np.uint8] = observation[-1]
         self.first = terminated or truncated
         if self.first:
             self._begin()
         else:
-            self.frame = observation[-1]
+            self.frame = self.arrived
         return self.first
 
     def recent_frames(self, count: int, stack: int) -> npt.NDArray[np.uint8]:
@@ -166,20 +179,60 @@ def collect_with(
                 tracker.advance(actions, frames)
 
 
+class SessionGames(gym.vector.VectorEnv[Any, Any, Any]):
+    """A session as a vector env of one game, SAME_STEP autoreset: what an algorithm plays in it is recorded.
+
+    ``reset`` goes on with the open episode, which nothing but its end ends. Observations are frames, uint8 (1, stack,
+    height, width).
+
+    Args:
+        session: the game.
+        stack: frames in an observation.
+    """
+
+    def __init__(self, session: GameSession, stack: int) -> None:
+        """Take over the game's spaces."""
+        self._session = session
+        self._window = _Window(session, stack)
+        self.num_envs = 1
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        height, width = session.frame.shape
+        self.single_observation_space = gym.spaces.Box(0, 255, (stack, height, width), np.uint8)
+        self.observation_space = batch_space(self.single_observation_space, 1)
+        self.single_action_space = session.action_space
+        self.action_space = batch_space(self.single_action_space, 1)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The open episode's newest frames; its seed was chosen when it began."""
+        return self._window.frames.copy(), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Play and record actions (1,); where the episode ended, ``final_obs`` holds its last frames."""
+        self._session.step(actions[0])
+        infos: dict[str, Any] = {}
+        if self._session.first:
+            final = np.empty(1, dtype=object)
+            final[0] = np.concatenate([self._window.frames[0, 1:], self._session.arrived[None]])
+            infos = {"final_obs": final, "_final_obs": np.ones(1, dtype=np.bool_)}
+        last = self._session.last
+        ends = np.array([last.terminated]), np.array([last.truncated])
+        return self._window.push(self._session.first), np.array([last.reward]), *ends, infos
+
+
 class _Window:
     """The newest frames of the open episode as one observation of the codec."""
 
     def __init__(self, session: GameSession, stack: int) -> None:
         self._session = session
-        self._frames = session.recent_frames(1, stack)
+        self.frames = session.recent_frames(1, stack)
 
     def push(self, first: bool) -> npt.NDArray[np.uint8]:
         frame = self._session.frame
         if first:
-            self._frames = np.broadcast_to(frame, self._frames.shape).copy()
+            self.frames = np.broadcast_to(frame, self.frames.shape).copy()
         else:
-            self._frames = np.concatenate([self._frames[:, 1:], frame[None, None]], axis=1)
-        return self._frames
+            self.frames = np.concatenate([self.frames[:, 1:], frame[None, None]], axis=1)
+        return self.frames
 
 
 def _track_recent(session: GameSession, tracker: LatentTracker, latent_stack: int, stack: int) -> bool:

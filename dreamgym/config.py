@@ -52,16 +52,23 @@ class CollectConfig:
         steps: steps in each later round.
         temperature: divides the policy's logits (Eq. 19).
         epsilon: chance of a uniform random action, for policies without logits (DQN, QR-DQN).
+        learn_from: the round, counted from 0, from which on the agent plays as it is and learns from these real steps,
+            too, as many at once as from imagined ones (Dyna, Sutton 1991); 0: from dreams alone, as the paper's does.
+            Algorithms that keep a replay buffer of their own (DQN) always do so.
+        learn_steps: steps in each of those rounds; 0: as in the others.
     """
 
     first_steps: int = 12_800
     steps: int = 6_400
     temperature: float = 1.5
     epsilon: float = 0.1
+    learn_from: int = 0
+    learn_steps: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         _at_least(1, steps=self.steps)
+        _at_least(0, learn_from=self.learn_from, learn_steps=self.learn_steps)
         if self.temperature <= 0 or not 0 <= self.epsilon <= 1:
             raise ConfigError(
                 "temperature: expected more than 0; epsilon: expected 0 to 1; "
@@ -203,6 +210,8 @@ class RunConfig:
         codec_updates: per round.
         dynamics_updates: per round.
         imagined_steps: per round, environment steps inside the dream.
+        fresh_agent: rounds, counted from 0, whose agent begins to train from nothing. What the first dreams taught, it
+            has to unlearn (the primacy bias, Nikishin et al. 2022).
         codec: settings of the codec.
         dynamics: settings of the dynamics.
         game_options: the real game.
@@ -223,6 +232,7 @@ class RunConfig:
     codec_updates: tuple[int, ...] = (750, 200)
     dynamics_updates: tuple[int, ...] = (500,)
     imagined_steps: tuple[int, ...] = (100_000,)
+    fresh_agent: tuple[int, ...] = ()
     codec: VQVAEConfig = field(default_factory=VQVAEConfig)
     dynamics: DynamicsConfig = field(default_factory=ConvLSTMConfig)
     game_options: GameConfig = field(default_factory=GameConfig)
@@ -244,6 +254,8 @@ class RunConfig:
         for name in ("codec_updates", "dynamics_updates", "imagined_steps"):
             if not getattr(self, name) or min(getattr(self, name)) < 0:
                 raise ConfigError(f"{name}: expected at least one number, none negative, got {getattr(self, name)}.")
+        if self.fresh_agent and min(self.fresh_agent) < 1:
+            raise ConfigError(f"fresh_agent: expected rounds after the first, which is 0, got {self.fresh_agent}.")
         if 0 < self.codec_updates[0] <= self.fit.settled_updates:
             # The encoder of the first round would never learn.
             raise ConfigError(
@@ -259,7 +271,22 @@ class RunConfig:
     @property
     def interactions(self) -> int:
         """Real steps of the whole run."""
-        return self.collect.first_steps + (self.rounds - 1) * self.collect.steps
+        return self.interactions_by(self.rounds - 1)
+
+    def learns_in_game(self, index: int) -> bool:
+        """Whether a round's agent learns from the real steps that it collects."""
+        return 0 < self.collect.learn_from <= index
+
+    def collected(self, index: int) -> int:
+        """Real steps of a round."""
+        collect = self.collect
+        if index == 0:
+            return collect.first_steps
+        return collect.learn_steps if self.learns_in_game(index) and collect.learn_steps else collect.steps
+
+    def interactions_by(self, index: int) -> int:
+        """Real steps by the end of a round's collecting."""
+        return sum(self.collected(round_index) for round_index in range(index + 1))
 
     def is_late(self, index: int) -> bool:
         """Whether a round is in the second half of them, of all that the configuration names by now."""
@@ -328,6 +355,7 @@ def _quick() -> RunConfig:
         codec_updates=(500, 0),
         dynamics_updates=(800, 500),
         imagined_steps=(50_000,),
+        fresh_agent=(),
         collect=CollectConfig(first_steps=6_000, steps=3_000),
         fit=replace(laptop.fit, unquantized_updates=200, settled_updates=300),
         # Its two policies have learned little.
@@ -346,9 +374,11 @@ def _laptop() -> RunConfig:
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(700, 0),
         # A returned ball is few of many steps, and learned only if it is shown often.
-        dynamics_updates=(1_500, *(600,) * 8, 1_200),
+        dynamics_updates=(1_500, *(600,) * 8, 1_000),
         # In the game itself PPO shows nothing before 40,000 steps; in the first dream not before 100,000.
-        imagined_steps=(200_000, *(100_000,) * 8, 300_000),
+        imagined_steps=(160_000, *(60_000,) * 3, 400_000, *(80_000,) * 4, 200_000),
+        # One that begins anew in the fifth dream is 8 points better after 500,000 steps than the one that saw all five.
+        fresh_agent=(4,),
         # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
         codec=VQVAEConfig(
             frame_size=112,
@@ -385,7 +415,8 @@ def _laptop() -> RunConfig:
             coarse_dropout=0.5,
         ),
         # Random play returns one ball in seven; of fewer returns the dream learns too little to train in.
-        collect=CollectConfig(first_steps=30_400, steps=6_000),
+        # One that plays learns from the game itself what no dream shows it.
+        collect=CollectConfig(first_steps=30_400, steps=6_000, learn_from=5, learn_steps=9_600),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
         fit=FitConfig(
             # Each kind of cell its own code, once the encoder has seen enough of them.
@@ -425,6 +456,7 @@ def _gpu() -> RunConfig:
         codec_updates=(4_000, 0),
         dynamics_updates=(4_000, 2_500),
         imagined_steps=(1_000_000,),
+        fresh_agent=(),
         codec=replace(laptop.codec, width=32, quantizer=replace(laptop.codec.quantizer, num_codes=256)),
         dynamics=replace(
             laptop.dynamics,

@@ -26,7 +26,7 @@ from dreamgym.agent import (
     set_parameters,
 )
 from dreamgym.checkpoint import Dream, StartStates, save_dream
-from dreamgym.collect import GameSession, collect_random, collect_with
+from dreamgym.collect import GameSession, SessionGames, collect_random, collect_with
 from dreamgym.config import RunConfig, per_round
 from dreamgym.device import resolve_device
 from dreamgym.dreaming import DreamOptions
@@ -42,11 +42,11 @@ from dreamgym.plots import plot_fidelity, plot_scores
 from dreamgym.pong import ball_survival
 from dreamgym.provenance import machine_record
 from dreamgym.real import flicker, make_game_env
-from dreamgym.real_env import GameOptions, make_real_env
+from dreamgym.real_env import GameOptions, RealVectorEnv, make_real_env
 from dreamgym.replay import Replay
 from dreamgym.report import Record, flat_numbers, rollout_strip, round_line, summary_table, write_comparison
 from dreamgym.run_folder import Progress, RunFolder, derive_seed, evaluations
-from dreamgym.sb3 import make_sb3_env
+from dreamgym.sb3 import VectorEnvAdapter, is_on_policy, make_sb3_env
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
 _log = logging.getLogger("dreamgym")
@@ -131,7 +131,7 @@ class _Run:
         self.parameters: dict[str, Any] = {}
         self._restore()
         # What cannot work shall fail now, not after the first fit.
-        self._agent(state.round, self._blank_dream())
+        self._check_learning(self._agent(state.round, self._blank_dream()))
         self.writer = SummaryWriter(str(folder.tensorboard))
 
     def play(self) -> None:
@@ -172,13 +172,14 @@ class _Run:
 
     def _collect(self, index: int) -> Record:
         config = self.config
-        steps = config.collect.first_steps if index == 0 else config.collect.steps
-        planned = self._interactions(index)
-        # A crash between saving the records and counting the phase leaves them all there.
+        steps, planned = config.collected(index), self._interactions(index)
+        # A crash between saving the records and counting the phase leaves them all there, and what they taught.
         missing = planned - len(self.replay)
         if missing > 0:
             self._play_game(index, missing)
             self.replay.save(self.folder.replay)
+        elif self._learns_in_game(index):
+            self.parameters = self.folder.load_played(index)
         recent = np.arange(planned - steps, planned)
         rewards = self.replay.rewards_at(recent)
         return {
@@ -195,6 +196,12 @@ class _Run:
             seed = derive_seed(config.seed, "collect", index)
             if index == 0:
                 collect_random(session, steps, RandomPolicy(env.action_space, seed), progress=self.progress)
+                return
+            if self._learns_in_game(index):
+                agent = self._agent_in_game(index, session, tensorboard_log=str(self.folder.tensorboard))
+                agent.learn(steps, tb_log_name=f"agent_in_game_round_{index}", progress_bar=self._shows_bars)
+                self.parameters = agent.get_parameters()
+                self.folder.save_played(index, self.parameters)
                 return
             explore = config.collect
             policy = ExploringPolicy(
@@ -230,8 +237,10 @@ class _Run:
     def _train(self, index: int) -> Record:
         config = self.config
         steps = per_round(config.imagined_steps, index)
+        if index in config.fresh_agent:
+            self.parameters = {}
         agent = self._agent(index, self._dream(index), tensorboard_log=str(self.folder.tensorboard))
-        agent.learn(steps, tb_log_name=f"agent_round_{index}", progress_bar=self.progress and sys.stderr.isatty())
+        agent.learn(steps, tb_log_name=f"agent_round_{index}", progress_bar=self._shows_bars)
         self.parameters = agent.get_parameters()
         self.folder.save_policy(index, self.parameters)
         save_agent(self.folder.path / POLICY_FILE, agent)
@@ -362,7 +371,9 @@ class _Run:
                     "Restore it or start the run anew."
                 ) from error
         trained = self.state.round if self.state.phase == "evaluate" else self.state.round - 1
-        if trained >= 0:
+        if self.state.phase in ("fit", "train") and self.folder.has_played(self.state.round):
+            self.parameters = self.folder.load_played(self.state.round)
+        elif trained >= 0:
             self.parameters = self.folder.load_policy(trained)
 
     def _agent(self, index: int, dream: Dream, **settings: Any) -> Any:
@@ -383,6 +394,40 @@ class _Run:
             set_parameters(agent, self.parameters, self.world_model)
         return agent
 
+    def _agent_in_game(self, index: int, session: GameSession, **settings: Any) -> Any:
+        """The agent on the real game that a session records; it learns from as many steps at once as in dreams."""
+        config, dream = self.config, self._blank_dream()
+        builder = ObservationBuilder(
+            self.world_model, observation_kind(config.algo), config.dream.latent_stack, hidden_state=False
+        )
+        games = SessionGames(session, self.world_model.frame_stack)
+        env = VectorEnvAdapter(RealVectorEnv(dream, builder, games, None, None))
+        settings["n_steps"] = self._agent(index, dream).n_steps * config.dream.num_envs
+        agent = make_agent(config, env, derive_seed(config.seed, "agent in game", index), str(self.device), **settings)
+        if self.parameters:
+            set_parameters(agent, self.parameters, self.world_model)
+        return agent
+
+    def _learns_in_game(self, index: int) -> bool:
+        return self.config.learns_in_game(index) and is_on_policy(self.config.algo)
+
+    def _check_learning(self, agent: Any) -> None:
+        """Whether the agent can learn from all the real steps that the run is to collect while it learns.
+
+        Raises:
+            ConfigError: some would be left over.
+        """
+        config = self.config
+        learning = [index for index in range(config.rounds) if self._learns_in_game(index)]
+        if not learning:
+            return
+        steps, together = config.collected(learning[0]), agent.n_steps * config.dream.num_envs
+        if steps % together:
+            raise ConfigError(
+                f"collect.learn_steps: expected a multiple of the {together:,} steps that {config.algo} learns from at "
+                f"once, got {steps:,}."
+            )
+
     def _dream_options(self) -> DreamOptions:
         dream = self.config.dream
         return {"reward": dream.reward, "temperature": dream.temperature, "horizon_as": dream.horizon_as}
@@ -402,7 +447,7 @@ class _Run:
 
     def _interactions(self, index: int) -> int:
         """Real steps by the end of a round's collecting."""
-        return self.config.collect.first_steps + index * self.config.collect.steps
+        return self.config.interactions_by(index)
 
     def _metadata(self, index: int) -> Record:
         config = self.config
@@ -428,7 +473,7 @@ class _Run:
         dream = config.dream
         count = min(dream.start_states, len(self.replay))
         share = config.newest_share(index) if newest_share is None else newest_share
-        newest = config.collect.steps if index else len(self.replay)
+        newest = config.collected(index) if index else len(self.replay)
         windows = self.replay.sample_starts(count, dream.context, rng, newest, share)
         needed, places = np.unique(windows.indices, return_inverse=True)
         latents = torch.cat(
@@ -476,6 +521,10 @@ class _Run:
     def _shown(self) -> Replay:
         held_out = self.folder.load_held_out(MOST_HELD_OUT, self.config.evaluate.fidelity_episodes)
         return held_out if len(held_out) else self.replay
+
+    @property
+    def _shows_bars(self) -> bool:
+        return self.progress and sys.stderr.isatty()
 
     def _say(self, text: str) -> None:
         print(text, flush=True)

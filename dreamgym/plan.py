@@ -170,9 +170,14 @@ def plan(config: RunConfig, device: torch.device, seconds: float = 20.0) -> Plan
     counts = _counts(config)
     length = probe.episode_length
     dreamt = probe.dream_step()
+    # A step alone, and an imagined one but for the dream's part: the policy's update.
+    learned = tuple(
+        step + max(0.0, taught - dreamed) for step, taught, dreamed in zip(alone, imagined, dreamt, strict=True)
+    )
     costs = (
         Cost("collect", "random real steps", config.collect.first_steps, *random_step),
         Cost("collect", "real steps of the agent", counts["collected"], *alone),
+        Cost("collect", "real steps it learns from", counts["learned"], *learned),
         Cost("fit", "updates of the codec", counts["codec"], *codec),
         Cost("fit", "frames encoded", counts["encoded"], *encode),
         Cost("fit", "updates of the dynamics", counts["dynamics"], *dynamics),
@@ -188,11 +193,12 @@ def plan(config: RunConfig, device: torch.device, seconds: float = 20.0) -> Plan
 def _counts(config: RunConfig) -> dict[str, int]:
     """How much of everything a run does; what takes it seconds alone, as choosing codes, is left out."""
     measure, rounds = config.evaluate, range(config.rounds)
-    real = [config.collect.first_steps + index * config.collect.steps for index in rounds]
+    real = [config.interactions_by(index) for index in rounds]
     updates = [per_round(config.codec_updates, index) for index in rounds]
+    learned = sum(config.collected(index) for index in rounds if config.learns_in_game(index))
     # A codec that was fitted again makes all latents anew, one that was not only those of new frames.
     encoded = [
-        real[index] if index == 0 or updates[index] else config.collect.steps
+        real[index] if index == 0 or updates[index] else config.collected(index)
         for index in rounds
         if not config.fit.interleaved
     ]
@@ -206,7 +212,8 @@ def _counts(config: RunConfig) -> dict[str, int]:
     # Before the first scored round there are no episodes to measure fidelity on.
     judged = (config.rounds - scored[0]) if measure.record_episodes else 0
     return {
-        "collected": (config.rounds - 1) * config.collect.steps,
+        "collected": config.interactions - config.collect.first_steps - learned,
+        "learned": learned,
         "codec": sum(updates),
         "encoded": sum(encoded),
         "starts": starts,

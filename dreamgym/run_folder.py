@@ -209,7 +209,9 @@ class RunFolder:
         entries.append({"round": progress.round, "phase": progress.phase, **(record or {})})
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
         write_atomic(self.log_file, lambda file: cast(Any, file.write_text(lines)))
-        written = {"fit": self._model_file, "train": self._policy_file}.get(progress.phase)
+        written = {"collect": self._played_file, "fit": self._model_file, "train": self._policy_file}.get(
+            progress.phase
+        )
         sums = dict(progress.sums)
         if written is not None and written(progress.round).is_file():
             sums[written(progress.round).name] = hashlib.sha256(written(progress.round).read_bytes()).hexdigest()
@@ -299,6 +301,22 @@ class RunFolder:
         """
         return self._load(self._policy_file(round_index), {"policy": dict})
 
+    def save_played(self, round_index: int, parameters: dict[str, Any]) -> None:
+        """Write the agent's tensors after the collecting of a round in which it learned."""
+        _save(self._played_file(round_index), parameters)
+
+    def load_played(self, round_index: int) -> dict[str, Any]:
+        """Read what :meth:`save_played` wrote.
+
+        Raises:
+            CheckpointError: the file is missing or damaged, or weights in it are not finite.
+        """
+        return self._load(self._played_file(round_index), {"policy": dict})
+
+    def has_played(self, round_index: int) -> bool:
+        """Whether the agent learned in the finished collecting of a round."""
+        return self._played_file(round_index).name in self.progress().sums
+
     def _held_out_folder(self, round_index: int) -> Path:
         return self.held_out / f"round-{round_index:03d}"
 
@@ -307,6 +325,9 @@ class RunFolder:
 
     def _policy_file(self, round_index: int) -> Path:
         return self.checkpoints / f"policy-{round_index:03d}.pt"
+
+    def _played_file(self, round_index: int) -> Path:
+        return self.checkpoints / f"played-{round_index:03d}.pt"
 
     def _load(self, file: Path, parts: dict[str, type[Any]]) -> dict[str, Any]:
         """A checkpoint that is the one its phase wrote, and has these parts at least."""
@@ -335,7 +356,8 @@ class RunFolder:
 
     def _old_checkpoints(self, round_index: int) -> list[Path]:
         """Those from before the round before this one: they are no longer read."""
-        return [kind(old) for kind in (self._model_file, self._policy_file) for old in range(round_index - 1)]
+        kinds = self._model_file, self._policy_file, self._played_file
+        return [kind(old) for kind in kinds for old in range(round_index - 1)]
 
 
 def run_of(file: Path) -> RunFolder | None:

@@ -20,6 +20,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
@@ -452,6 +453,15 @@ def _take_info(infos: dict[str, Any], index: Any) -> dict[str, Any]:
         for key, value in infos.items()
         if not key.startswith("_") and f"_{key}" in infos and infos[f"_{key}"][index]
     }
+
+
+def is_on_policy(name: str) -> bool:
+    """Whether an algorithm learns from rollouts of its own policy (PPO, A2C, TRPO, RecurrentPPO).
+
+    Raises:
+        ConfigError: no such algorithm.
+    """
+    return issubclass(_algorithm(name), OnPolicyAlgorithm)
 
 
 def is_off_policy(name: str) -> bool:

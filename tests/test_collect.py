@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_tiny_dream
 
-from dreamgym.collect import GameSession, collect_random, collect_with
+from dreamgym.collect import GameSession, SessionGames, collect_random, collect_with
 from dreamgym.evaluate import RandomPolicy
 from dreamgym.observations import ObservationBuilder
 from dreamgym.real import make_game_env
@@ -161,3 +161,28 @@ def test_collecting_leaves_the_global_generator_as_it_was():
     state = torch.random.get_rng_state()
     collect_with(session(Replay(40)), 3, Script(), model, builder, 4, 0, progress=False)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_an_algorithm_plays_a_session_as_a_vector_env_and_all_of_it_is_recorded():
+    replay = Replay(100, 96)
+    game = session(replay)
+    for action in (1, 2):
+        game.step(action)
+    games = SessionGames(game, stack=2)
+    frames, _ = games.reset(seed=3)
+    assert frames.shape == (1, 2, 96, 96) and frames[0, :, 0, 1].tolist() == [1, 2]
+    seen = []
+    for _ in range(6):
+        frames, rewards, terminated, truncated, infos = games.step(np.array([2]))
+        seen.append((frames[0, :, 0, :2].tolist(), rewards.tolist(), bool(terminated[0]), bool(truncated[0])))
+        assert ("final_obs" in infos) == bool(terminated[0])
+        if terminated[0]:
+            assert infos["final_obs"][0][:, 0, 1].tolist() == [6, 7]
+    assert [end for _, _, end, _ in seen] == [False] * 4 + [True, False]
+    # The seventh step ended the first episode; another seed's first frame fills the stack.
+    assert (
+        seen[3][0] == [[100, 5], [100, 6]] and seen[4][0] == [[101, 0], [101, 0]] and seen[5][0] == [[101, 0], [101, 1]]
+    )
+    assert all(rewards == [2.0] and not truncated for _, rewards, _, truncated in seen)
+    assert len(replay) == 8 and replay.actions_at(np.arange(8)).tolist() == [1, 2, *[2] * 6]
+    assert replay.ends_at(np.arange(8)).tolist() == [False] * 6 + [True, False]

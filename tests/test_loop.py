@@ -1,12 +1,14 @@
 import json
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import safetensors.torch
+import stable_baselines3
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -213,6 +215,92 @@ def test_a_run_killed_again_and_again_ends_like_one_that_was_not(tmp_path, undis
                 run(tiny(), folder, resume=True)
     assert RunFolder(folder).progress().round == 2
     assert contents(run(tiny(), folder, resume=True)) == undisturbed
+
+
+def learning(**changes: Any) -> RunConfig:
+    """Of three rounds' agents the last two learn from the game, too; the second one begins anew."""
+    collect = CollectConfig(first_steps=60, steps=30, learn_from=1, learn_steps=80)
+    return tiny(**{"rounds": 3, "collect": collect, "fresh_agent": (1,), **changes})
+
+
+LEARNING_KILLS = {
+    "within collecting": (dreamgym.collect.GameSession, "step", 60 + 50, False),
+    "learned, records not saved": (RunFolder, "save_played", 1, True),
+    "records saved, phase not counted": (RunFolder, "finish_phase", 5, False),
+    "phase counted": (RunFolder, "finish_phase", 5, True),
+    "fitted": (RunFolder, "finish_phase", 6, True),
+    "policy saved, zip not": (dreamgym.loop, "save_agent", 2, False),
+    "trained": (RunFolder, "finish_phase", 7, True),
+    "learned again, records not saved": (RunFolder, "save_played", 2, True),
+    "trained again": (RunFolder, "finish_phase", 11, True),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed_learning(tmp_path_factory) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        return contents(run(learning(), tmp_path_factory.mktemp("runs") / "learning"), last=2)
+
+
+@pytest.mark.parametrize("kill", LEARNING_KILLS)
+def test_a_run_that_learns_in_the_game_ends_the_same_when_killed_and_resumed(tmp_path, undisturbed_learning, kill):
+    owner, name, count, after = LEARNING_KILLS[kill]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, at_call(count, getattr(owner, name), after=after))
+        with pytest.raises(Killed):
+            run(learning(), tmp_path / "run")
+    torch.manual_seed(99)
+    assert contents(run(learning(), tmp_path / "run", resume=True), last=2) == undisturbed_learning
+
+
+def test_what_the_game_taught_is_what_training_in_the_dream_begins_with(tmp_path, monkeypatch):
+    begun, learn = [], stable_baselines3.PPO.learn
+
+    def watched(agent, *args, **kwargs):
+        before = [t.clone() for t in agent.policy.parameters()]
+        learn(agent, *args, **kwargs)
+        begun.append((agent.num_timesteps, before, [t.clone() for t in agent.policy.parameters()]))
+        return agent
+
+    monkeypatch.setattr(stable_baselines3.PPO, "learn", watched)
+    folder = run(learning(fresh_agent=()), tmp_path / "run")
+    # Dream, game, dream, game, dream; the game's steps are counted as real ones alone.
+    assert [steps for steps, _, _ in begun] == [40, 80, 40, 80, 40]
+    log = RunFolder(folder).log()
+    assert [e["interactions"] for e in log if e["phase"] == "collect"] == [60, 140, 220]
+    assert [e["imagined_steps"] for e in log if e["phase"] == "train"] == [40, 80, 120]
+    assert len(Replay.load(folder / "replay")) == 220
+    for (_, _, after), (_, before, _) in pairwise(begun):
+        assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    assert all(any(not torch.equal(a, b) for a, b in zip(x, y, strict=True)) for _, x, y in begun)
+
+
+def test_an_agent_that_is_to_begin_anew_forgets_what_it_learned(tmp_path):
+    def last_policy(name: str, **changes: Any) -> torch.Tensor:
+        config = tiny(imagined_steps=(40, 0), **changes)
+        return RunFolder(run(config, tmp_path / name)).load_policy(config.rounds - 1)["policy"]["action_net.weight"]
+
+    learned = last_policy("learned", rounds=1)
+    assert torch.equal(last_policy("kept"), learned)
+    assert not torch.equal(last_policy("fresh", fresh_agent=(1,)), learned)
+
+
+def test_real_steps_that_would_be_left_over_are_refused_before_anything_is_played(tmp_path):
+    collect = CollectConfig(first_steps=60, steps=30, learn_from=1)
+    with pytest.raises(
+        ConfigError,
+        match=r"collect\.learn_steps: expected a multiple of the 40 steps that PPO learns from at once, got 30",
+    ):
+        run(learning(collect=collect), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(("algo", "learns"), [("A2C", True), ("RecurrentPPO", True), ("DQN", False)])
+def test_what_learns_from_its_own_rollouts_learns_in_the_game(tmp_path, algo, learns):
+    folder = run(learning(algo=algo, rounds=2), tmp_path / "run")
+    assert len(Replay.load(folder / "replay")) == 140
+    assert (folder / "checkpoints" / "played-001.pt").is_file() == learns
 
 
 FIXED = {"rounds": 4, "codec_updates": (4, 0), "codec": VQVAEConfig(width=2, frame_size=32, stages=3)}
