@@ -358,8 +358,6 @@ def _quick() -> RunConfig:
         fresh_agent=(),
         collect=CollectConfig(first_steps=6_000, steps=3_000),
         fit=replace(laptop.fit, unquantized_updates=200, settled_updates=300),
-        # Its two policies have learned little.
-        dream=replace(laptop.dream, late_horizon=0, late_newest_share=0.0),
         evaluate=EvaluateConfig(),
     )
 
@@ -370,14 +368,15 @@ def _laptop() -> RunConfig:
         preset="laptop",
         network="light",
         # The policy goes where the dream is wrong, and the sooner it is told, the less it learns of that.
-        rounds=10,
+        rounds=6,
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(700, 0),
         # A returned ball is few of many steps, and learned only if it is shown often.
-        dynamics_updates=(1_500, *(600,) * 8, 1_000),
-        # In the game itself PPO shows nothing before 40,000 steps; in the first dream not before 100,000.
-        imagined_steps=(160_000, *(60_000,) * 3, 400_000, *(80_000,) * 4, 200_000),
-        # One that begins anew in the fifth dream is 8 points better after 500,000 steps than the one that saw all five.
+        dynamics_updates=(1_500, *(600,) * 4, 2_000),
+        # In the game itself PPO shows nothing before 40,000 steps; in the first dream not before 100,000. One that
+        # begins anew in the fifth dream is 8 points better after 500,000 than the one that saw all five. What it then
+        # learns from the game, dreams of that game take away again.
+        imagined_steps=(200_000, *(100_000,) * 3, 500_000, 0),
         fresh_agent=(4,),
         # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
         codec=VQVAEConfig(
@@ -416,7 +415,7 @@ def _laptop() -> RunConfig:
         ),
         # Random play returns one ball in seven; of fewer returns the dream learns too little to train in.
         # One that plays learns from the game itself what no dream shows it.
-        collect=CollectConfig(first_steps=30_400, steps=6_000, learn_from=5, learn_steps=9_600),
+        collect=CollectConfig(first_steps=30_400, steps=6_000, learn_from=5, learn_steps=48_000),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
         fit=FitConfig(
             # Each kind of cell its own code, once the encoder has seen enough of them.
@@ -438,9 +437,7 @@ def _laptop() -> RunConfig:
             even_share=0.25,
             surprise_correction=0.0,
         ),
-        # What a policy that plays gets into is in what it has just done: dreams begin there, and last as long as they
-        # are true. One that knew nothing learned more from short ones that began anywhere.
-        dream=DreamConfig(horizon=50, late_horizon=200, late_newest_share=1.0, start_states=1024),
+        dream=DreamConfig(horizon=50, start_states=1024),
         ppo=PPOConfig(learning_rate=6e-4),
         evaluate=EvaluateConfig(every=5),
     )
@@ -470,7 +467,9 @@ def _gpu() -> RunConfig:
         ),
         collect=CollectConfig(),
         fit=replace(laptop.fit, codec_batch_size=128, unquantized_updates=3_550, dynamics_batch_size=1_024),
-        dream=replace(laptop.dream, num_envs=512, start_states=6400),
+        # What a policy that plays gets into is in what it has just done: dreams begin there, and last as long as they
+        # are true. One that knew nothing learned more from short ones that began anywhere.
+        dream=replace(laptop.dream, num_envs=512, late_horizon=200, late_newest_share=1.0, start_states=6400),
         ppo=PPOConfig(n_steps=25, batch_size=1_600),
     )
 
