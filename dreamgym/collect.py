@@ -36,6 +36,7 @@ class Outcome(NamedTuple):
     reward: float
     terminated: bool
     truncated: bool
+    life_lost: bool
 
 
 class GameSession:
@@ -76,10 +77,8 @@ class GameSession:
             Whether the frame now shown begins an episode.
         """
         observation, reward, terminated, truncated, info = self._env.step(_native(action))
-        self.last = Outcome(float(reward), bool(terminated), bool(truncated))
-        self.replay.append(
-            self.frame, action, float(reward), terminated, truncated, bool(info.get("life_lost", False)), self.first
-        )
+        self.last = Outcome(float(reward), bool(terminated), bool(truncated), bool(info.get("life_lost", False)))
+        self.replay.append(self.frame, action, *self.last, self.first)
         self.arrived: npt.NDArray[np.uint8] = observation[-1]
         self.first = terminated or truncated
         if self.first:
@@ -183,16 +182,18 @@ class SessionGames(gym.vector.VectorEnv[Any, Any, Any]):
     """A session as a vector env of one game, SAME_STEP autoreset: what an algorithm plays in it is recorded.
 
     ``reset`` goes on with the open episode, which nothing but its end ends. Observations are frames, uint8 (1, stack,
-    height, width).
+    height, width). Rewards and ends are what dreams show of them: a reward's sign, and lost lives where they count.
 
     Args:
         session: the game.
         stack: frames in an observation.
+        life_loss_ends: whether a lost life counts as an end.
     """
 
-    def __init__(self, session: GameSession, stack: int) -> None:
+    def __init__(self, session: GameSession, stack: int, life_loss_ends: bool) -> None:
         """Take over the game's spaces."""
         self._session = session
+        self._life_loss_ends = life_loss_ends
         self._window = _Window(session, stack)
         self.num_envs = 1
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -208,15 +209,16 @@ class SessionGames(gym.vector.VectorEnv[Any, Any, Any]):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Play and record actions (1,); where the episode ended, ``final_obs`` holds its last frames."""
+        before = self._window.frames[0, 1:]
         self._session.step(actions[0])
+        last, frames = self._session.last, self._window.push(self._session.first)
+        terminated = last.terminated or (last.life_lost and self._life_loss_ends)
         infos: dict[str, Any] = {}
-        if self._session.first:
+        if terminated or last.truncated:
             final = np.empty(1, dtype=object)
-            final[0] = np.concatenate([self._window.frames[0, 1:], self._session.arrived[None]])
+            final[0] = np.concatenate([before, self._session.arrived[None]])
             infos = {"final_obs": final, "_final_obs": np.ones(1, dtype=np.bool_)}
-        last = self._session.last
-        ends = np.array([last.terminated]), np.array([last.truncated])
-        return self._window.push(self._session.first), np.array([last.reward]), *ends, infos
+        return frames, np.sign([last.reward]), np.array([terminated]), np.array([last.truncated]), infos
 
 
 class _Window:

@@ -400,7 +400,7 @@ class _Run:
         builder = ObservationBuilder(
             self.world_model, observation_kind(config.algo), config.dream.latent_stack, hidden_state=False
         )
-        games = SessionGames(session, self.world_model.frame_stack)
+        games = SessionGames(session, self.world_model.frame_stack, config.fit.life_loss_ends)
         env = VectorEnvAdapter(RealVectorEnv(dream, builder, games, None, None))
         settings["n_steps"] = self._agent(index, dream).n_steps * config.dream.num_envs
         agent = make_agent(config, env, derive_seed(config.seed, "agent in game", index), str(self.device), **settings)

@@ -163,26 +163,29 @@ def test_collecting_leaves_the_global_generator_as_it_was():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_an_algorithm_plays_a_session_as_a_vector_env_and_all_of_it_is_recorded():
-    replay = Replay(100, 96)
+@pytest.mark.parametrize("life_loss_ends", [False, True])
+def test_an_algorithm_plays_a_session_as_a_vector_env_and_all_of_it_is_recorded(life_loss_ends):
+    replay = Replay(100)
     game = session(replay)
     for action in (1, 2):
         game.step(action)
-    games = SessionGames(game, stack=2)
+    games = SessionGames(game, 2, life_loss_ends)
     frames, _ = games.reset(seed=3)
     assert frames.shape == (1, 2, 96, 96) and frames[0, :, 0, 1].tolist() == [1, 2]
-    seen = []
+    seen, final = [], []
     for _ in range(6):
         frames, rewards, terminated, truncated, infos = games.step(np.array([2]))
-        seen.append((frames[0, :, 0, :2].tolist(), rewards.tolist(), bool(terminated[0]), bool(truncated[0])))
-        assert ("final_obs" in infos) == bool(terminated[0])
-        if terminated[0]:
-            assert infos["final_obs"][0][:, 0, 1].tolist() == [6, 7]
-    assert [end for _, _, end, _ in seen] == [False] * 4 + [True, False]
-    # The seventh step ended the first episode; another seed's first frame fills the stack.
-    assert (
-        seen[3][0] == [[100, 5], [100, 6]] and seen[4][0] == [[101, 0], [101, 0]] and seen[5][0] == [[101, 0], [101, 1]]
-    )
-    assert all(rewards == [2.0] and not truncated for _, rewards, _, truncated in seen)
+        seen.append((frames[0, :, 0, :2].tolist(), bool(terminated[0])))
+        final.append(infos["final_obs"][0][:, 0, 1].tolist() if "final_obs" in infos else None)
+        # As in dreams, of a reward its sign.
+        assert rewards.tolist() == [1.0] and not truncated[0]
+    # The first of these is the episode's third step, which costs a life; the seventh ends it.
+    assert [end for _, end in seen] == [life_loss_ends, False, False, False, True, False]
+    assert final == [[2, 3] if life_loss_ends else None, None, None, None, [6, 7], None]
+    # Another seed's first frame fills the stack.
+    shown = [frames for frames, _ in seen]
+    assert shown[0] == [[100, 2], [100, 3]]
+    assert shown[3:] == [[[100, 5], [100, 6]], [[101, 0], [101, 0]], [[101, 0], [101, 1]]]
     assert len(replay) == 8 and replay.actions_at(np.arange(8)).tolist() == [1, 2, *[2] * 6]
+    assert replay.rewards_at(np.arange(8)).tolist() == [1.0, 2.0, *[2.0] * 6]
     assert replay.ends_at(np.arange(8)).tolist() == [False] * 6 + [True, False]
