@@ -53,9 +53,10 @@ class CollectConfig:
         temperature: divides the policy's logits (Eq. 19).
         epsilon: chance of a uniform random action, for policies without logits (DQN, QR-DQN).
         learn_from: the round, counted from 0, from which on the agent plays as it is and learns from these real steps,
-            too, as many at once as from imagined ones (Dyna, Sutton 1991); 0: from dreams alone, as the paper's does.
-            Algorithms that keep a replay buffer of their own (DQN) always do so.
+            too (Dyna, Sutton 1991); 0: from dreams alone, as the paper's does. Algorithms that keep a replay buffer of
+            their own (DQN) always do so.
         learn_steps: steps in each of those rounds; 0: as in the others.
+        learn_every: real steps that it learns from at once; 0: as many as imagined ones.
     """
 
     first_steps: int = 12_800
@@ -64,11 +65,12 @@ class CollectConfig:
     epsilon: float = 0.1
     learn_from: int = 0
     learn_steps: int = 0
+    learn_every: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         _at_least(1, steps=self.steps)
-        _at_least(0, learn_from=self.learn_from, learn_steps=self.learn_steps)
+        _at_least(0, learn_from=self.learn_from, learn_steps=self.learn_steps, learn_every=self.learn_every)
         if self.temperature <= 0 or not 0 <= self.epsilon <= 1:
             raise ConfigError(
                 "temperature: expected more than 0; epsilon: expected 0 to 1; "
@@ -415,7 +417,7 @@ def _laptop() -> RunConfig:
         ),
         # Random play returns one ball in seven; of fewer returns the dream learns too little to train in.
         # One that plays learns from the game itself what no dream shows it.
-        collect=CollectConfig(first_steps=30_400, steps=6_000, learn_from=5, learn_steps=48_000),
+        collect=CollectConfig(first_steps=30_400, steps=6_000, learn_from=5, learn_steps=48_000, learn_every=800),
         # What is rare and fitted badly, returned balls at first, is what the policy has to learn from.
         fit=FitConfig(
             # Each kind of cell its own code, once the encoder has seen enough of them.

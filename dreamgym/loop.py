@@ -395,14 +395,18 @@ class _Run:
         return agent
 
     def _agent_in_game(self, index: int, session: GameSession, **settings: Any) -> Any:
-        """The agent on the real game that a session records; it learns from as many steps at once as in dreams."""
+        """The agent on the real game that a session records."""
         config, dream = self.config, self._blank_dream()
         builder = ObservationBuilder(
             self.world_model, observation_kind(config.algo), config.dream.latent_stack, hidden_state=False
         )
         games = SessionGames(session, self.world_model.frame_stack, config.fit.life_loss_ends)
         env = VectorEnvAdapter(RealVectorEnv(dream, builder, games, None, None))
-        settings["n_steps"] = self._agent(index, dream).n_steps * config.dream.num_envs
+        imagining = self._agent(index, dream)
+        settings["n_steps"] = together = self._learned_at_once(imagining)
+        if hasattr(imagining, "batch_size"):
+            # Minibatches of one size.
+            settings["batch_size"] = max(size for size in range(1, imagining.batch_size + 1) if together % size == 0)
         agent = make_agent(config, env, derive_seed(config.seed, "agent in game", index), str(self.device), **settings)
         if self.parameters:
             set_parameters(agent, self.parameters, self.world_model)
@@ -410,6 +414,10 @@ class _Run:
 
     def _learns_in_game(self, index: int) -> bool:
         return self.config.learns_in_game(index) and is_on_policy(self.config.algo)
+
+    def _learned_at_once(self, imagining: Any) -> int:
+        """Real steps that an agent learns from together, given that which does so in dreams."""
+        return self.config.collect.learn_every or imagining.n_steps * self.config.dream.num_envs
 
     def _check_learning(self, agent: Any) -> None:
         """Whether the agent can learn from all the real steps that the run is to collect while it learns.
@@ -421,7 +429,7 @@ class _Run:
         learning = [index for index in range(config.rounds) if self._learns_in_game(index)]
         if not learning:
             return
-        steps, together = config.collected(learning[0]), agent.n_steps * config.dream.num_envs
+        steps, together = config.collected(learning[0]), self._learned_at_once(agent)
         if steps % together:
             raise ConfigError(
                 f"collect.learn_steps: expected a multiple of the {together:,} steps that {config.algo} learns from at "

@@ -258,13 +258,15 @@ def test_what_the_game_taught_is_what_training_in_the_dream_begins_with(tmp_path
     begun, learn = [], stable_baselines3.PPO.learn
 
     def watched(agent, *args, **kwargs):
+        assert (agent.n_steps, agent.batch_size) == ((16, 16) if agent.n_envs == 1 else (10, 20))
         before = [t.clone() for t in agent.policy.parameters()]
         learn(agent, *args, **kwargs)
         begun.append((agent.num_timesteps, before, [t.clone() for t in agent.policy.parameters()]))
         return agent
 
     monkeypatch.setattr(stable_baselines3.PPO, "learn", watched)
-    folder = run(learning(fresh_agent=()), tmp_path / "run")
+    collect = replace(learning().collect, learn_every=16)
+    folder = run(learning(fresh_agent=(), collect=collect), tmp_path / "run")
     # Dream, game, dream, game, dream; the game's steps are counted as real ones alone.
     assert [steps for steps, _, _ in begun] == [40, 80, 40, 80, 40]
     log = RunFolder(folder).log()
