@@ -19,7 +19,7 @@ import tyro
 
 from dreamgym import __version__
 from dreamgym.commands import compare, evaluate, export, play
-from dreamgym.errors import ConfigError, DreamgymError, InvalidInputError
+from dreamgym.errors import ConfigError, DreamgymError, InvalidInputError, SickRunError
 from dreamgym.info import info
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ USER_ERROR = 2
 """Exit status after an error of the user's, the same as for an option that does not exist."""
 
 FAULT = 1
-"""Exit status after a file or folder that could not be read or written."""
+"""Exit status after a file or folder that could not be read or written, or training that went wrong."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those after the program's name; None takes them from the command line.
 
     Returns:
-        The exit status: 0, 2 after an error of the user's, 1 where a file or folder fails, 130 after Ctrl-C.
+        The exit status: 0, 2 after an error of the user's, 1 where a file or folder fails or training
+        goes wrong, 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         print(f"dreamgym {name}: {error}", file=sys.stderr)
-        return USER_ERROR if isinstance(error, DreamgymError) else FAULT
+        user = isinstance(error, DreamgymError) and not isinstance(error, SickRunError)
+        return USER_ERROR if user else FAULT
     except KeyboardInterrupt as interrupt:
         print(f"\nInterrupted. {interrupt}".rstrip(), file=sys.stderr)
         return INTERRUPTED

@@ -39,3 +39,7 @@ class InvalidInputError(DreamgymError, ValueError):
 
 class ReplayError(DreamgymError):
     """A replay buffer that cannot serve a request, or whose files are damaged."""
+
+
+class SickRunError(DreamgymError):
+    """Training that went wrong; the message says what was seen, what was expected, and how to go on."""

@@ -21,6 +21,7 @@ from dreamgym.latents import LatentCache
 from dreamgym.models.dynamics import Prediction
 from dreamgym.models.layers import MapLayerNorm
 from dreamgym.models.losses import (
+    NO_REWARD,
     end_cross_entropy,
     masked_mean,
     reward_cross_entropy,
@@ -34,6 +35,8 @@ from dreamgym.surprise import SurpriseWindows
 from dreamgym.world_model import WorldModel
 
 Report = dict[str, float]
+RewardChances = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+"""Chances of a reward in real steps that brought one, and in steps that brought none, each in [0, 1]."""
 
 _SHIFTED_FRAMES, _SHIFTED_WINDOWS = 0.5, 0.75
 """Shares of the codec's frames and of the dynamics' windows that are moved, where ``shift`` is set."""
@@ -226,12 +229,16 @@ class Fitter:
     Args:
         world_model: fitted in place.
         config: how.
+
+    Attributes:
+        rate: what all learning rates are multiplied by, for a fit that went wrong without; no part of the state.
     """
 
     def __init__(self, world_model: WorldModel, config: FitConfig) -> None:
         """Build the optimisers."""
         self.world_model = world_model
         self.config = config
+        self.rate = 1.0
         self.codec_optimizer = torch.optim.Adam(
             world_model.codec.parameters(), lr=config.codec_learning_rate, fused=True
         )
@@ -390,7 +397,7 @@ class Fitter:
         start = self.config.codec_warmup_learning_rate if self.codec_updates == 0 else self.config.codec_learning_rate
         free = max(0, updates - self.config.settled_updates)
         for update in _bar(updates, "codec", progress):
-            _set_rate(self.codec_optimizer, start, update / updates, self.config.final_rate)
+            _set_rate(self.codec_optimizer, self.rate * start, update / updates, self.config.final_rate)
             if update == free:
                 self.world_model.codec.settle(self._every_kind_of_frame(replay), generator)
             tracker.add(update, self._codec_update(replay, rng, generator, settled=update >= free))
@@ -457,7 +464,7 @@ class Fitter:
         if len(starts) == 0:
             return {}
         for update in range(updates):
-            _set_rate(optimizer, config.critic_learning_rate, update / updates, config.final_rate)
+            _set_rate(optimizer, self.rate * config.critic_learning_rate, update / updates, config.final_rate)
             # Drawn by how badly they were foretold, latents would be told from those drawn by being unlikely.
             chosen = torch.randint(len(starts), (config.dynamics_batch_size,), generator=generator).numpy()
             windows = replay.windows_from(starts[chosen], back + 2)
@@ -532,7 +539,7 @@ class Fitter:
             self._set_dynamics_rates(update / dynamics_updates)
             if update % every == 0 and done < codec_updates - warmup:
                 start = self.config.codec_learning_rate
-                _set_rate(self.codec_optimizer, start, update / dynamics_updates, self.config.final_rate)
+                _set_rate(self.codec_optimizer, self.rate * start, update / dynamics_updates, self.config.final_rate)
                 codec.add(done, self._codec_update(replay, rng, generator))
                 done += 1
             windows = draw()
@@ -630,12 +637,18 @@ class Fitter:
             cache.forget()
 
     @property
+    def dynamics_steps(self) -> int:
+        """Steps of real experience that all dynamics updates so far were shown and predicted."""
+        length = self.config.sequence_length - self.world_model.dynamics.looks_back
+        return self.dynamics_updates * self.config.dynamics_batch_size * length
+
+    @property
     def _dynamics_optimizers(self) -> list[torch.optim.Optimizer]:
         return [self.dynamics_optimizer, *([self.matrix_optimizer] if self.matrix_optimizer else [])]
 
     def _set_dynamics_rates(self, done: float) -> None:
         for optimizer in self._dynamics_optimizers:
-            _set_rate(optimizer, 1.0, done, self.config.final_rate)
+            _set_rate(optimizer, self.rate, done, self.config.final_rate)
 
     def _window_source(
         self, replay: Replay, rng: np.random.Generator, latents: npt.NDArray[np.uint8] | None = None
@@ -732,6 +745,42 @@ def dynamics_loss(
             hits = world_model.dynamics.latent_logits(few, targets[some]).argmax(dim=2) == targets[some]
         metrics["accuracy"] = masked_mean(hits.float().mean(dim=(2, 3)), next_valid[some])
     return loss, metrics
+
+
+def reward_chances(world_model: WorldModel, replay: Replay, config: FitConfig, most: int = 64) -> RewardChances:
+    """How likely the dynamics call a reward, of either sign, in real steps that brought one and in others.
+
+    Nothing is drawn and no visit is counted: steps are evenly spaced among those with a window's steps of the same
+    episode up to them.
+
+    Args:
+        world_model: whose dynamics.
+        replay: real experience.
+        config: the windows' length, and what counts as an end.
+        most: steps of each kind.
+
+    Returns:
+        Chances in those that brought one and in the others, each (at most ``most``,); empty where there are none.
+    """
+    length, back = config.sequence_length, world_model.dynamics.looks_back
+    last = np.arange(length - 1, len(replay))
+    rewarded = np.rint(np.clip(replay.rewards_at(last), -1, 1)) != 0
+    parts: list[npt.NDArray[np.float32]] = []
+    for kind in (rewarded, ~rewarded):
+        starts = last[kind] - (length - 1)
+        starts = starts[replay.windows_from(starts, length).mask[:, -1]]
+        starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), most)).astype(np.int64)]
+        if len(starts) == 0:
+            parts.append(np.zeros(0, np.float32))
+            continue
+        indices = replay.windows_from(starts, length).indices
+        latents = world_model.encode(replay.frames_at(indices.ravel(), world_model.frame_stack))
+        with torch.no_grad():
+            latents = latents.unflatten(0, indices.shape)
+            prediction = _roll(world_model, latents, *_given(world_model, replay, indices, config), back, 0, None)
+        chances = torch.softmax(prediction.reward_logits[:, -1].float(), dim=-1)
+        parts.append((chances[:, NO_REWARD - 1] + chances[:, NO_REWARD + 1]).cpu().numpy())
+    return parts[0], parts[1]
 
 
 def _given(

@@ -5,6 +5,7 @@ killed and resumed ends with the weights of one that was not.
 """
 
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -31,11 +32,12 @@ from dreamgym.config import RunConfig, per_round
 from dreamgym.device import resolve_device
 from dreamgym.dreaming import DreamOptions
 from dreamgym.envs import DreamVectorEnv
-from dreamgym.errors import CheckpointError, ConfigError, DreamgymError, ReplayError
+from dreamgym.errors import CheckpointError, ConfigError, DreamgymError, ReplayError, SickRunError
 from dreamgym.evaluate import RandomPolicy, evaluate_dream, evaluate_real, random_score
 from dreamgym.fidelity import fidelity
 from dreamgym.fit import Fitter
 from dreamgym.hardware import describe_machine, matmul_rates
+from dreamgym.health import LOWER_RATE, below_random, finite_weights, sick_agent, sick_fit
 from dreamgym.held_out import MOST_HELD_OUT, longest_episode, missing_episodes
 from dreamgym.observations import ObservationBuilder
 from dreamgym.plots import plot_fidelity, plot_scores
@@ -46,7 +48,7 @@ from dreamgym.real_env import GameOptions, RealVectorEnv, make_real_env
 from dreamgym.replay import Replay
 from dreamgym.report import Record, flat_numbers, rollout_strip, round_line, summary_table, write_comparison
 from dreamgym.run_folder import Progress, RunFolder, derive_seed, evaluations
-from dreamgym.sb3 import VectorEnvAdapter, is_on_policy, make_sb3_env
+from dreamgym.sb3 import VectorEnvAdapter, is_on_policy, lower_rate, make_sb3_env
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
 _log = logging.getLogger("dreamgym")
@@ -73,6 +75,7 @@ def train(
     Raises:
         ConfigError: the folder holds a run and ``resume`` is False, or that run has another configuration.
         DeviceError: the device is not there.
+        SickRunError: training went wrong, and again at a lower rate; the run can be resumed.
     """
     target = resolve_device(device)
     folder = RunFolder(out)
@@ -125,11 +128,7 @@ class _Run:
             "noop_max": config.game_options.noop_max,
         }
         self.actions = game_actions(config)
-        self.replay = folder.load_replay(self._empty_replay(config.interactions))
-        self.world_model = self._new_world_model().to(device)
-        self.fitter = Fitter(self.world_model, config.fit)
-        self.parameters: dict[str, Any] = {}
-        self._restore()
+        self._open()
         # What cannot work shall fail now, not after the first fit.
         self._check_learning(self._agent(state.round, self._blank_dream()))
         self.writer = SummaryWriter(str(folder.tensorboard))
@@ -159,14 +158,46 @@ class _Run:
         }
         while state.round < config.rounds:
             started, round_index, phase = time.monotonic(), state.round, state.phase
-            record = phases[phase](round_index)
+            try:
+                record = phases[phase](round_index)
+            except SickRunError as error:
+                state.seconds += time.monotonic() - started
+                self._remedy(str(error))
+                continue
             seconds = time.monotonic() - started
             state.seconds += seconds
             self._write_scalars(record, round_index)
+            if state.sick:
+                record["sick"] = list(state.sick)
             self.folder.finish_phase(state, {"seconds": seconds, **record})
             if phase == "evaluate":
                 self._say(round_line(self.folder.log(), round_index, state.seconds))
         self._finish(rates)
+
+    def _remedy(self, seen: str) -> None:
+        """Go back to what the phase began with, and lower its learning rate; done once for a phase.
+
+        Raises:
+            SickRunError: it was done before. The run stays where it can be resumed, at a rate lower still.
+        """
+        state, config = self.state, self.config
+        if state.phase == "collect":
+            seen += f" The {config.collected(state.round):,} real steps of this try are thrown away, and not counted."
+        given_up = bool(state.sick)
+        rate = f"at {LOWER_RATE ** (len(state.sick) + 1):.2g} of the learning rate"
+        seen = f"Round {state.round + 1}, {state.phase}: {seen}"
+        done = "Stopped" if given_up else f"Back to what the phase began with, and once more {rate}"
+        state.sick = (*state.sick, f"{seen} {done}.")
+        self.folder.save_progress(state)
+        if given_up:
+            raise SickRunError(
+                f"{seen} It went wrong before, at a higher rate; nothing of this try was kept. Go on with: dreamgym "
+                f"train --out {shlex.quote(str(self.folder.path))} --resume, which tries this phase once more {rate}."
+            )
+        _log.warning("%s", state.sick[-1])
+        # There may be no memory for the experience twice.
+        del self.replay, self.fitter
+        self._open()
 
     # Phases. Each returns its record for the log.
 
@@ -199,7 +230,7 @@ class _Run:
                 return
             if self._learns_in_game(index):
                 agent = self._agent_in_game(index, session, tensorboard_log=str(self.folder.tensorboard))
-                agent.learn(steps, tb_log_name=f"agent_in_game_round_{index}", progress_bar=self._shows_bars)
+                self._learn(agent, steps, f"agent_in_game_round_{index}")
                 self.parameters = agent.get_parameters()
                 self.folder.save_played(index, self.parameters)
                 return
@@ -217,14 +248,20 @@ class _Run:
 
     def _fit(self, index: int) -> Record:
         config = self.config
-        report = self.fitter.fit(
-            self.replay,
-            per_round(config.codec_updates, index),
-            per_round(config.dynamics_updates, index),
-            np.random.default_rng(derive_seed(config.seed, "fit", index)),
-            torch.Generator().manual_seed(derive_seed(config.seed, "fit", index)),
-            progress=self.progress,
-        )
+        self.fitter.rate = self._rate
+        with finite_weights(self.world_model.state_dict):
+            report = self.fitter.fit(
+                self.replay,
+                per_round(config.codec_updates, index),
+                per_round(config.dynamics_updates, index),
+                np.random.default_rng(derive_seed(config.seed, "fit", index)),
+                torch.Generator().manual_seed(derive_seed(config.seed, "fit", index)),
+                progress=self.progress,
+            )
+        before = next((e for e in reversed(self.folder.log()) if e["phase"] == "fit" and e["round"] < index), {})
+        losses = {name.removeprefix("fit/"): value for name, value in before.items() if name.startswith("fit/")}
+        if seen := sick_fit(self.fitter, self.replay, report, losses):
+            raise SickRunError(seen)
         state = {
             "world_model": self.world_model.state_dict(),
             "fitter": self.fitter.state_dict(),
@@ -240,11 +277,13 @@ class _Run:
         if index in config.fresh_agent:
             self.parameters = {}
         agent = self._agent(index, self._dream(index), tensorboard_log=str(self.folder.tensorboard))
-        agent.learn(steps, tb_log_name=f"agent_round_{index}", progress_bar=self._shows_bars)
+        try:
+            self._learn(agent, steps, f"agent_round_{index}")
+        finally:
+            self.state.imagined_steps += agent.num_timesteps
         self.parameters = agent.get_parameters()
         self.folder.save_policy(index, self.parameters)
         save_agent(self.folder.path / POLICY_FILE, agent)
-        self.state.imagined_steps += agent.num_timesteps
         agent.get_env().close()
         return {"imagined_steps": self.state.imagined_steps}
 
@@ -280,9 +319,15 @@ class _Run:
         dreamt = evaluate_dream(agent, dreams, measure.dream_episodes, seed)
         dreams.close()
         record: Record = {"real": score.as_dict(), "dream": dreamt.as_dict()}
-        if not any(entry["round"] < index for entry in evaluations(self.folder.log())):
+        random = next((e["random"] for e in evaluations(self.folder.log()) if e["round"] < index), None)
+        if random is None:
             played = random_score(config.game, measure.final_episodes, seed, **self.game_options)
-            record["random"] = played.as_dict()
+            random = record["random"] = played.as_dict()
+        if seen := below_random(record["real"], random):
+            # Nothing to do again: what it was trained in is what there was, and the next round learns of this play.
+            following = "more rounds (--resume --rounds) go on from it" if last else "the next round collects with it"
+            record["sick"] = [f"Round {index + 1}, evaluate: {seen} No phase is done again: {following}."]
+            _log.warning("%s", record["sick"][0])
         if recorded:
             self.folder.save_held_out(index, held_out)
             record["held_out"] = {"episodes": len(held_out.iter_episodes()), "steps": len(held_out)}
@@ -322,6 +367,31 @@ class _Run:
         return {"fidelity": measured}
 
     # What the phases are made of.
+
+    def _open(self) -> None:
+        """All that the phases work on, as the phase to go on with begins: from the files, or new."""
+        self.replay = self.folder.load_replay(self._empty_replay(self.config.interactions))
+        self.world_model = self._new_world_model().to(self.device)
+        self.fitter = Fitter(self.world_model, self.config.fit)
+        self.parameters: dict[str, Any] = {}
+        self._restore()
+
+    @property
+    def _rate(self) -> float:
+        """What the learning rate of the phase to go on with is multiplied by."""
+        return LOWER_RATE ** len(self.state.sick)
+
+    def _learn(self, agent: Any, steps: int, name: str) -> None:
+        """Let an agent learn for so many steps, of the game or of dreams.
+
+        Raises:
+            SickRunError: what it learned is of no use.
+        """
+        lower_rate(agent, self._rate)
+        with finite_weights(agent.get_parameters):
+            agent.learn(steps, tb_log_name=name, progress_bar=self._shows_bars)
+        if seen := sick_agent(agent, self.config.ppo.gamma):
+            raise SickRunError(seen)
 
     def _empty_replay(self, capacity: int) -> Replay:
         frame = self.config.codec.frame

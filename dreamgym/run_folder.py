@@ -40,6 +40,7 @@ class Progress:
         seconds: wall time of the finished phases.
         sums: SHA-256 of what the finished phases wrote, by file name: of the checkpoints that are kept, and of the log,
             its entries for these phases. Runs from before there were sums have none.
+        sick: what went wrong in the phase to go on with, once for every time that it was begun and given up.
     """
 
     round: int = 0
@@ -47,6 +48,7 @@ class Progress:
     imagined_steps: int = 0
     seconds: float = 0.0
     sums: dict[str, str] = field(default_factory=lambda: {})
+    sick: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -61,6 +63,7 @@ class Progress:
         following = PHASES.index(self.phase) + 1
         self.phase = PHASES[following % len(PHASES)]
         self.round += following == len(PHASES)
+        self.sick = ()
 
 
 class RunFolder:
@@ -159,6 +162,10 @@ class RunFolder:
                 f"{self.progress_file} is damaged: {error}. Restore it or start the run anew."
             ) from error
 
+    def save_progress(self, progress: Progress) -> None:
+        """Write where the run stands in the midst of a phase."""
+        _write_json(self.progress_file, asdict(progress))
+
     def save_machine(self, machine: dict[str, Any]) -> None:
         """Write what the run is computed on and by which code: times mean little without it.
 
@@ -219,7 +226,7 @@ class RunFolder:
         dropped = {file.name for file in self._old_checkpoints(progress.round)}
         progress.sums = {name: digest for name, digest in sums.items() if name not in dropped}
         progress.sums[self.log_file.name] = _log_sum(entries, progress)
-        _write_json(self.progress_file, asdict(progress))
+        self.save_progress(progress)
         for file in self._old_checkpoints(progress.round):
             file.unlink(missing_ok=True)
 

@@ -17,11 +17,13 @@ import stable_baselines3
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
+from sb3_contrib.common.recurrent.buffers import RecurrentRolloutBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
@@ -453,6 +455,46 @@ def _take_info(infos: dict[str, Any], index: Any) -> dict[str, Any]:
         for key, value in infos.items()
         if not key.startswith("_") and f"_{key}" in infos and infos[f"_{key}"][index]
     }
+
+
+def lower_rate(algorithm: BaseAlgorithm, factor: float) -> None:
+    """Multiply the constant learning rate of an algorithm; by 1 leaves it as it is."""
+    if factor != 1:
+        algorithm.learning_rate = factor * cast(float, algorithm.learning_rate)
+        algorithm.lr_schedule = FloatSchedule(algorithm.learning_rate)
+
+
+def policy_entropy(algorithm: BaseAlgorithm, most: int = 1024) -> float | None:
+    """Mean entropy of a policy in what it was shown last.
+
+    Args:
+        algorithm: that has just learned.
+        most: observations looked at, evenly spaced.
+
+    Returns:
+        Nats; None where there is none to measure: without rollouts, or with actions that are not discrete.
+    """
+    if not isinstance(algorithm, OnPolicyAlgorithm) or not isinstance(algorithm.action_space, spaces.Discrete):
+        return None
+    buffer = algorithm.rollout_buffer
+    if not algorithm.num_timesteps or not isinstance(buffer.observations, np.ndarray):
+        return None
+    if isinstance(buffer, RecurrentRolloutBuffer):
+        # What it remembered is not at hand any more: minus the logarithm of what it did is the entropy, on average.
+        return -float(buffer.log_probs.mean(dtype=np.float64))
+    shape = algorithm.observation_space.shape or ()
+    shown = buffer.observations.reshape(-1, *shape)
+    chosen = np.linspace(0, len(shown) - 1, min(len(shown), most)).astype(np.int64)
+    with torch.no_grad():
+        distribution = algorithm.policy.get_distribution(algorithm.policy.obs_to_tensor(shown[chosen])[0])
+        entropy = distribution.entropy()
+    return None if entropy is None else float(entropy.double().mean())
+
+
+def last_losses(algorithm: BaseAlgorithm) -> dict[str, float]:
+    """The losses that an algorithm logged last, by name; empty where it took no step or has just dumped its log."""
+    found = algorithm.logger.name_to_value if algorithm.num_timesteps else {}
+    return {name: float(found[name]) for name in ("train/loss", "train/value_loss") if name in found}
 
 
 def is_on_policy(name: str) -> bool:

@@ -13,6 +13,9 @@ from torch import Tensor
 NO_REWARD = 1
 """The class of a reward of zero, see :func:`reward_classes`."""
 
+FIRMEST_LOGIT = 15.0
+"""Log-odds beyond which the pixels of an image are not told apart."""
+
 _SMALL_LOGIT = 0.05
 """Below this the closed forms lose digits to cancellation and the series are exact to float32."""
 
@@ -66,7 +69,7 @@ def continuous_bernoulli_mean(logits: Tensor) -> Tensor:
     return torch.where(small, 0.5 + logits / 12, exact)
 
 
-def continuous_bernoulli_logit(mean: Tensor, limit: float = 15.0) -> Tensor:
+def continuous_bernoulli_logit(mean: Tensor, limit: float = FIRMEST_LOGIT) -> Tensor:
     """Inverse of :func:`continuous_bernoulli_mean` by bisection.
 
     Args:
