@@ -176,8 +176,8 @@ def test_chances_of_rewards_are_measured_without_a_draw_or_a_visit(tmp_path):
     model, replay = load_dream(folder).world_model, Replay.load(folder / "replay")
     before = torch.get_rng_state()
     visits, state = replay.visits, np.random.get_state()[1].tobytes()
-    rewarded, others = reward_chances(model, replay, tiny().fit, most=7)
-    assert len(rewarded) == len(others) == 7 and ((others > 0) & (others < 1)).all()
+    rewarded, others = reward_chances(model, replay, tiny().fit, most=3)
+    assert len(rewarded) == len(others) == 3 and ((others > 0) & (others < 1)).all()
     assert np.array_equal(replay.visits, visits) and torch.equal(torch.get_rng_state(), before)
     assert np.random.get_state()[1].tobytes() == state
 
@@ -186,8 +186,9 @@ def test_chances_of_rewards_are_measured_without_a_draw_or_a_visit(tmp_path):
 
 
 def rewarding(**changes: Any) -> RunConfig:
-    """A tiny run with a few rewards in its experience."""
-    return tiny(**{"collect": CollectConfig(first_steps=200, steps=30), **changes})
+    """A tiny run with a few rewards in its experience, of which little is measured."""
+    measured = replace(tiny().evaluate, episodes=1, final_episodes=1, num_envs=1, dream_episodes=2, record_episodes=0)
+    return tiny(**{"collect": CollectConfig(first_steps=200, steps=30), "evaluate": measured, **changes})
 
 
 def rate_of(optimizer: torch.optim.Optimizer) -> float:
@@ -264,13 +265,13 @@ def test_a_loss_that_becomes_no_number_in_the_midst_of_a_fit_is_seen(tmp_path, m
 
     monkeypatch.setattr(dreamgym.fit, "dynamics_loss", broken)
     with pytest.raises(SickRunError, match=r"Round 1, fit: The weights dynamics.* hold NaN"):
-        run(tiny(), tmp_path / "run")
+        run(rewarding(), tmp_path / "run")
 
 
 def test_an_encoder_whose_every_cell_gets_one_code_is_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(VectorQuantizer, "nearest", lambda self, vectors: torch.zeros(len(vectors), dtype=torch.int64))
     with pytest.raises(SickRunError, match=r"perplexity is 1\.000, where at least 1\.\d+ was expected"):
-        run(tiny(), tmp_path / "run")
+        run(rewarding(), tmp_path / "run")
 
 
 def harmed_learning(harm, at=0):
@@ -303,7 +304,7 @@ def test_an_agent_that_goes_wrong_learns_again_at_a_lower_rate(tmp_path, monkeyp
     harm, expected = AGENT_FAULTS[fault]
     learn, rates = harmed_learning(harm)
     monkeypatch.setattr(stable_baselines3.PPO, "learn", learn)
-    folder = RunFolder(run(tiny(rounds=1), tmp_path / "run"))
+    folder = RunFolder(run(rewarding(rounds=1), tmp_path / "run"))
     rate = tiny().ppo.learning_rate
     assert rates == [rate, LOWER_RATE * rate]
     entry = folder.log()[2]
@@ -323,10 +324,10 @@ def test_numbers_that_fail_while_an_agent_learns_are_told_from_other_errors(tmp_
     monkeypatch.setattr(stable_baselines3.PPO, "train", broken)
     # The second rollout fails to draw from what the first update left.
     with pytest.raises(SickRunError, match=r"policy\.action_net\.weight hold NaN"):
-        run(tiny(imagined_steps=(80,)), tmp_path / "run")
+        run(rewarding(imagined_steps=(80,)), tmp_path / "run")
     monkeypatch.setattr(stable_baselines3.PPO, "train", lambda agent: (_ for _ in ()).throw(ValueError("another")))
     with pytest.raises(ValueError, match="another"):
-        run(tiny(), tmp_path / "other")
+        run(rewarding(), tmp_path / "other")
 
 
 def test_an_agent_that_collapses_in_the_game_plays_again_and_its_steps_are_said_to_be_lost(tmp_path, monkeypatch):
@@ -342,7 +343,7 @@ def test_an_agent_that_collapses_in_the_game_plays_again_and_its_steps_are_said_
 
 def test_a_policy_without_entropy_is_not_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(dreamgym.health, "collapsed_policy", None)
-    log = RunFolder(run(tiny(rounds=1, algo="DQN"), tmp_path / "run")).log()
+    log = RunFolder(run(rewarding(rounds=1, algo="DQN"), tmp_path / "run")).log()
     assert not any("sick" in entry for entry in log)
 
 
@@ -353,7 +354,7 @@ def test_a_score_below_random_is_said_and_nothing_is_done_again(tmp_path, monkey
         return Score.of([value - 100 for value in evaluate(*args, **kwargs).episodes], [1] * 6)
 
     monkeypatch.setattr(dreamgym.loop, "evaluate_real", worse)
-    config = tiny(evaluate=replace(tiny().evaluate, episodes=6, final_episodes=6))
+    config = rewarding(evaluate=replace(rewarding().evaluate, episodes=6, final_episodes=6, num_envs=6))
     log = RunFolder(run(config, tmp_path / "run")).log()
     first, last = (entry["sick"] for entry in log if "sick" in entry)
     assert len(log) == 8 and "the next round collects with it" in first[0] and "--resume --rounds" in last[0]
