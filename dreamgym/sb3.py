@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from sb3_contrib.common.recurrent.buffers import RecurrentRolloutBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -477,10 +478,10 @@ def policy_entropy(algorithm: BaseAlgorithm, most: int = 1024) -> float | None:
     if not isinstance(algorithm, OnPolicyAlgorithm) or not isinstance(algorithm.action_space, spaces.Discrete):
         return None
     buffer = algorithm.rollout_buffer
-    if not algorithm.num_timesteps or not isinstance(buffer.observations, np.ndarray):
+    if not algorithm.num_timesteps:
         return None
-    if isinstance(buffer, RecurrentRolloutBuffer):
-        # What it remembered is not at hand any more: minus the logarithm of what it did is the entropy, on average.
+    if isinstance(buffer, RecurrentRolloutBuffer | DictRolloutBuffer):
+        # Not one array that a policy can be shown again: minus the logarithm of what it did is the entropy, on average.
         return -float(buffer.log_probs.mean(dtype=np.float64))
     shape = algorithm.observation_space.shape or ()
     shown = buffer.observations.reshape(-1, *shape)
