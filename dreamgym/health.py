@@ -24,12 +24,9 @@ from dreamgym.world_model import WorldModel, WorldModelConfig
 LOWER_RATE = 0.3
 """What the learning rate of a phase is multiplied by when it is done again: one step on the usual 1, 3, 10 scale."""
 
-_GUESSES = 2.0
+_GUESSES = 10.0
 """An even guess costs the logarithm of the number of choices, and networks that have just been drawn cost about as
-much. Twice that is worse than knowing nothing."""
-
-_EVENT_GUESSES = 10.0
-"""The same of rewards and ends, of which a network that has seen few may be sure and wrong."""
+much, tiny ones after three updates 2.4 times that; those that have seen few rewards may be sure of them and wrong."""
 
 _GROWTH, _GROWN = 10.0, 0.02
 """A fit on the same codes exploded where it ends at so many times the loss of the one before, and at this share of an
@@ -214,8 +211,8 @@ def loss_limits(config: WorldModelConfig, report: Report, before: Report) -> dic
         * FIRMEST_LOGIT
         * (1 + codec.foreground_weight + codec.motion_weight),
         "dynamics/latent": _GUESSES * guess,
-        "dynamics/reward": _EVENT_GUESSES * math.log(3),
-        "dynamics/end": _EVENT_GUESSES * math.log(2),
+        "dynamics/reward": _GUESSES * math.log(3),
+        "dynamics/end": _GUESSES * math.log(2),
     }
     # New codes have to be learned anew.
     if "dynamics/latent" in before and "codec/reconstruction" not in report:

@@ -478,10 +478,10 @@ def policy_entropy(algorithm: BaseAlgorithm, most: int = 1024) -> float | None:
     if not isinstance(algorithm, OnPolicyAlgorithm) or not isinstance(algorithm.action_space, spaces.Discrete):
         return None
     buffer = algorithm.rollout_buffer
-    if not algorithm.num_timesteps or isinstance(buffer, DictRolloutBuffer):
+    if not algorithm.num_timesteps:
         return None
-    if isinstance(buffer, RecurrentRolloutBuffer):
-        # What it remembered is not at hand any more: minus the logarithm of what it did is the entropy, on average.
+    if isinstance(buffer, RecurrentRolloutBuffer | DictRolloutBuffer):
+        # Not one array that a policy can be shown again: minus the logarithm of what it did is the entropy, on average.
         return -float(buffer.log_probs.mean(dtype=np.float64))
     shape = algorithm.observation_space.shape or ()
     shown = buffer.observations.reshape(-1, *shape)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch
+from test_loop import FIXED, Killed, at_call, contents, learning, leave_out_pictures, run, tiny
 
 import dreamgym.fit
 import dreamgym.health
@@ -30,7 +31,6 @@ from dreamgym.models.quantizer import VectorQuantizer
 from dreamgym.replay import Replay
 from dreamgym.run_folder import Progress, RunFolder
 from dreamgym.world_model import WorldModelConfig
-from tests.test_loop import FIXED, Killed, at_call, contents, learning, leave_out_pictures, run, tiny
 
 NAN = math.nan
 
