@@ -376,8 +376,8 @@ def _laptop() -> RunConfig:
         # A returned ball is few of many steps, and learned only if it is shown often.
         dynamics_updates=(1_500, *(600,) * 4, 2_000),
         # In the game itself PPO shows nothing before 40,000 steps; in the first dream not before 100,000. One that
-        # begins anew in the fifth dream is 8 points better after 500,000 than the one that saw all five. What it then
-        # learns from the game, dreams of that game take away again.
+        # began anew in the fifth dream was 8 points better after 500,000 than the one that had seen all five. What
+        # it then learned from the game, dreams took away again.
         imagined_steps=(200_000, *(100_000,) * 3, 500_000, 0),
         fresh_agent=(4,),
         # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
