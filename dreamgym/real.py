@@ -30,7 +30,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import AtariPreprocessing, StickyAction
 
 from dreamgym.errors import InvalidActionError, InvalidInputError, UnknownGameError
-from dreamgym.screens import Shrink
+from dreamgym.screens import SHRINKS, SHRINKS_NAMED, Shrink
 
 gym.register_envs(ale_py)
 # What AtariEnv does too, but after the first emulator has printed its banner.
@@ -108,8 +108,8 @@ class _Preprocessing:
     def __post_init__(self) -> None:
         if isinstance(self.size, tuple) and len(self.size) != 2:
             raise InvalidInputError(f"size: expected pixels, or (height, width), got {self.size!r}.")
-        if self.shrink not in ("area", "nearest"):
-            raise InvalidInputError(f"shrink: expected 'area' or 'nearest', got {self.shrink!r}.")
+        if self.shrink not in SHRINKS:
+            raise InvalidInputError(f"shrink: expected {SHRINKS_NAMED}, got {self.shrink!r}.")
         height, width = self.frame
         named = {name: getattr(self, name) for name in ("stack", "noop_max", "frame_skip", "max_episode_steps")}
         for name, value in (named | {"size": min(height, width)}).items():
@@ -150,10 +150,27 @@ class _Preprocessing:
         shown = self.shown(sides)
         if sides == shown:
             return screens
-        if self.shrink == "nearest":
+        if self.shrink != "area":
             rows, columns = (np.arange(new) * old // new for new, old in zip(shown, sides, strict=True))
-            return screens[..., rows[:, None], columns]
+            if self.shrink == "nearest":
+                return screens[..., rows[:, None], columns]
+            return _column_means(screens[..., rows, :], columns)
         return cast("Frames", cv2.resize(screens, shown[::-1], interpolation=cv2.INTER_AREA))
+
+
+def _column_means(rows: Frames, begins: npt.NDArray[np.intp]) -> Frames:
+    """Means, rounded, of the columns from each begin to the next of rows (..., width)."""
+    counts = np.diff(begins, append=rows.shape[-1])
+    if len(counts) and (counts == counts[0]).all() and counts[0] > 0:
+        # A slice for each column of those that are put together: ten times as fast as a sum over a short axis.
+        sums = rows[..., :: counts[0]].astype(np.uint16)
+        for column in range(1, counts[0]):
+            sums += rows[..., column :: counts[0]]
+    else:
+        sums = np.add.reduceat(rows, begins, axis=-1, dtype=np.uint16)
+    # Where a frame is wider than the screen a column stands for itself more than once.
+    counts = np.maximum(counts, 1).astype(np.uint16)
+    return ((sums + counts // 2) // counts).astype(np.uint8)
 
 
 def make_game_env(
@@ -191,7 +208,8 @@ def make_game_env(
             move things by whole pixels: (112, 80) shows 210 x 160 pixels at half their size.
         shrink: how a screen is made smaller: every pixel the mean of what it stands for ("area", the paper's), or one
             pixel of it ("nearest"): what moves then looks the same wherever it is, but what is thinner than the step
-            between two pixels can vanish.
+            between two pixels can vanish; or the mean of one row of it ("row"): the same of rows alone, so that a thing
+            on odd columns looks another than one on even columns.
         max_pool: whether a frame shows the pixelwise maximum of the last two emulator frames, which games need that
             draw some things in every second frame only, or the last alone, which has fewer shapes. ALE games only.
         frame_skip: emulator frames a step.

@@ -1,9 +1,12 @@
 """What a frame shows of a game's screen: words that the codec's settings and the real game share."""
 
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
-Shrink = Literal["area", "nearest"]
-"""How a screen is made smaller: each pixel the mean of those it stands for, or one of them."""
+Shrink = Literal["area", "nearest", "row"]
+"""How a screen is made smaller: each pixel the mean of those it stands for, or one of them, or the mean of one row."""
+
+SHRINKS: tuple[str, ...] = get_args(Shrink)
+SHRINKS_NAMED = " or ".join(repr(name) for name in SHRINKS)
 
 
 class Screen(TypedDict):

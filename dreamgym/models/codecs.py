@@ -15,7 +15,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.models.layers import ResidualBlock
 from dreamgym.models.losses import continuous_bernoulli_logit, continuous_bernoulli_mean, continuous_bernoulli_nll
 from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, cluster, perplexity, spread_out, tell_apart
-from dreamgym.screens import Screen, Shrink
+from dreamgym.screens import SHRINKS, SHRINKS_NAMED, Screen, Shrink
 from dreamgym.shifts import shift_rows
 
 Metrics = dict[str, Tensor]
@@ -99,8 +99,9 @@ class VQVAEConfig:
         frame_size: height of a frame in pixels; a multiple of a cell's side.
         frame_width: its width, likewise. The game's screen is then shown at a whole fraction of its size. 0 is a square
             frame, onto which the screen is resized.
-        shrink: "area" (paper) or "nearest", see :func:`dreamgym.real.make_game_env`: with every second pixel instead of
-            means of four, what moves has fewer pictures.
+        shrink: "area" (paper), "nearest" or "row", see :func:`dreamgym.real.make_game_env`: with every second pixel
+            instead of means of four, what moves has fewer pictures; with means of two in every second row it shows
+            whether it is on odd or even columns.
         max_pool: whether a frame is the maximum of the last two emulator frames (paper), see there.
         width: channels of the first convolution (the paper's is 32); the later ones have 2, 4 and 8 times as many.
         stages: strided convolutions, each halving the side of the map. 4 (paper) makes a latent cell of 16 px, 3 one
@@ -158,8 +159,8 @@ class VQVAEConfig:
         if self.sprites and self.frame_stack > 1:
             # Codes that differ in older frames alone would be taken for each other.
             raise ConfigError(f"frame_stack: expected 1 where codes have sprites, got {self.frame_stack}.")
-        if self.shrink not in ("area", "nearest"):
-            raise ConfigError(f"shrink: expected 'area' or 'nearest', got {self.shrink!r}.")
+        if self.shrink not in SHRINKS:
+            raise ConfigError(f"shrink: expected {SHRINKS_NAMED}, got {self.shrink!r}.")
         if self.frame_stack < 1 or self.width < 1 or self.residual_kernel % 2 == 0:
             raise ConfigError(
                 "frame_stack and width must be at least 1 and residual_kernel odd, got "
