@@ -5,10 +5,10 @@ killed and resumed ends with the weights of one that was not.
 """
 
 import logging
-import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ from dreamgym.real_env import GameOptions, RealVectorEnv, make_real_env
 from dreamgym.replay import Replay
 from dreamgym.report import Record, flat_numbers, rollout_strip, round_line, summary_table, write_comparison
 from dreamgym.run_folder import Progress, RunFolder, derive_seed, evaluations
+from dreamgym.run_lock import locked
 from dreamgym.sb3 import VectorEnvAdapter, is_on_policy, lower_rate, make_sb3_env
+from dreamgym.storage import check_clock, storage_faults
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
 _log = logging.getLogger("dreamgym")
@@ -75,10 +77,20 @@ def train(
     Raises:
         ConfigError: the folder holds a run and ``resume`` is False, or that run has another configuration.
         DeviceError: the device is not there.
+        RunInUseError: another process works on the folder.
         SickRunError: training went wrong, and again at a lower rate; the run can be resumed.
+        StorageError: the disk is full, or the folder cannot be written; the run can be resumed.
     """
     target = resolve_device(device)
     folder = RunFolder(out)
+    with storage_faults(folder.path, folder.resume_command(device)), locked(folder.path):
+        check_clock()
+        _train(config, folder, target, resume, progress)
+    return folder.path
+
+
+def _train(config: RunConfig, folder: RunFolder, target: torch.device, resume: bool, progress: bool) -> None:
+    """:func:`train` in a folder that nobody else works on."""
     new = not folder.config_file.is_file()
     state = folder.begin(config, resume)
     try:
@@ -92,8 +104,9 @@ def train(
     try:
         run.play()
     finally:
-        run.writer.close()
-    return folder.path
+        # What it still holds are scalars: they must not hide what went wrong before.
+        with suppress(OSError):
+            run.writer.close()
 
 
 def game_actions(config: RunConfig) -> spaces.Discrete | spaces.Box:
@@ -191,8 +204,8 @@ class _Run:
         self.folder.save_progress(state)
         if given_up:
             raise SickRunError(
-                f"{seen} It went wrong before, at a higher rate; nothing of this try was kept. Go on with: dreamgym "
-                f"train --out {shlex.quote(str(self.folder.path))} --resume, which tries this phase once more {rate}."
+                f"{seen} It went wrong before, at a higher rate; nothing of this try was kept. Go on with: "
+                f"{self.folder.resume_command()}, which tries this phase once more {rate}."
             )
         _log.warning("%s", state.sick[-1])
         # There may be no memory for the experience twice.

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import logging
+import shlex
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -84,6 +85,24 @@ class RunFolder:
         self.held_out = self.path / "held_out"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
+
+    def resume_command(self, device: str = "auto") -> str:
+        """The command that goes on with the run, on a device that was asked for."""
+        chosen = "" if device == "auto" else f" --device {device}"
+        return f"dreamgym train --out {shlex.quote(str(self.path))} --resume{chosen}"
+
+    def how_to_go_on(self, device: str = "auto") -> str:
+        """What there is to say to whoever stopped the run, in a sentence or two."""
+        if not self.config_file.is_file():
+            return "The run had not begun: give the same command once more."
+        command = f"Go on with: {self.resume_command(device)}"
+        try:
+            progress, rounds = self.progress(), self.config().rounds
+        except (CheckpointError, ConfigError):
+            return command
+        if progress.round >= rounds:
+            return command
+        return f"All that was finished is kept; round {progress.round + 1}, {progress.phase}, begins anew. {command}"
 
     def begin(self, config: RunConfig, resume: bool) -> Progress:
         """Open a new run, or one to go on with.
