@@ -310,8 +310,8 @@ class RunFolder:
         replay.save(part)
         if lost:
             following = (
-                f"{lost:,} of {counted:,} records are lost; the run goes on with the {len(replay):,} that are whole. It "
-                "will not end as it would have: no resume is bit for bit the run that was begun any more."
+                f"{lost:,} of {counted:,} records are lost; the run goes on with the {len(replay):,} that are whole. "
+                "It will not end as it would have: no resume is bit for bit the run that was begun any more."
             )
             trained = progress.phase in ("train", "evaluate")
             progress.visits_from = progress.round + trained
