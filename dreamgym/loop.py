@@ -85,6 +85,7 @@ def train(
     folder = RunFolder(out)
     with storage_faults(folder.path, folder.resume_command(device)), locked(folder.path):
         check_clock()
+        folder.remove_remains()
         _train(config, folder, target, resume, progress)
     return folder.path
 

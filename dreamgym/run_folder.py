@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 import shlex
 import shutil
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +27,9 @@ from dreamgym.shards import INDEX_NAME
 PHASES = ("collect", "fit", "train", "evaluate")
 MACHINE_FIELDS = ("version", "commit", "device", "machine", "matmul_gflops", "earlier", "command")
 """What ``machine.json`` tells; ``earlier`` holds what it told before the run was resumed elsewhere."""
+
+_REMAINS = re.compile(r"\..+-\d+(\.\w+)?|\..+\.part")
+"""Names of files that are written beside their place: by ``write_atomic`` and by the replay."""
 
 _log = logging.getLogger("dreamgym")
 
@@ -110,6 +114,12 @@ class RunFolder:
         if progress.round >= rounds:
             return command
         return f"All that was finished is kept; round {progress.round + 1}, {progress.phase}, begins anew. {command}"
+
+    def remove_remains(self) -> None:
+        """Remove what killed processes left half written; only for whoever holds the run's lock."""
+        for file in self.path.rglob(".*"):
+            if _REMAINS.fullmatch(file.name) and file.is_file():
+                file.unlink()
 
     def begin(self, config: RunConfig, resume: bool) -> Progress:
         """Open a new run, or one to go on with.

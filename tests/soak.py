@@ -94,7 +94,10 @@ class Process:
     """``dreamgym train`` in a fork of this process, in which everything is imported already."""
 
     def __init__(self, run: str, folder: Path, prepare: Callable[[], None] = lambda: None) -> None:
-        self._log = Path(f"{folder}.txt")
+        # Not beside the folder, whose disk may be full or closed.
+        number, name = tempfile.mkstemp(prefix="soak-", suffix=".txt")
+        os.close(number)
+        self._log = Path(name)
         self.pid = os.fork()
         self._status: int | None = None
         if self.pid == 0:
@@ -516,6 +519,8 @@ def soak(parts: list[str], counts: dict[str, int], minutes: float, seed: int, ru
     whole = sum(SHARES[part] for part in parts)
     counted: dict[str, Count] = {}
     home = Path(tempfile.mkdtemp(prefix="soak-"))
+    # Processes write what they print here, too.
+    tempfile.tempdir = str(home)
     alone = undisturbed(run, home) if {"kills", "faults"} & set(parts) else None
     for number, part in enumerate(SHARES):
         if part not in parts:

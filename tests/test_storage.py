@@ -109,3 +109,15 @@ def test_a_clock_before_there_were_zips_is_an_error_that_says_so(tmp_path, monke
     with pytest.raises(StorageError, match=r"expected a year from 1980 on, got 1970.*Set the clock"):
         run(tiny(), folder)
     assert not (folder / "config.json").exists()
+
+
+def test_what_a_killed_process_left_half_written_is_removed_by_the_next(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.checkpoints.mkdir(parents=True)
+    folder.replay.mkdir()
+    remains = [folder.checkpoints / ".model-000-4711.pt", folder.path / ".config-1.json", folder.replay / ".a.npz.part"]
+    kept = [folder.path / ".gitignore", folder.checkpoints / "model-000.pt", folder.path / "notes-12.txt"]
+    for file in remains + kept:
+        file.write_bytes(b"half")
+    folder.remove_remains()
+    assert [file.exists() for file in remains + kept] == [False] * 3 + [True] * 3
