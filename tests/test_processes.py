@@ -100,8 +100,8 @@ def test_two_dreams_in_one_process_share_no_state(tmp_path: Path) -> None:
     for found, wanted in zip(both, expected, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
     with torch.no_grad():
-        first.dream.world_model.codec.codebook.zero_()
-    assert bool(second.dream.world_model.codec.codebook.any())
+        first.dream.world_model.codec.quantizer.codes.zero_()
+    assert bool(second.dream.world_model.codec.quantizer.codes.any())
 
 
 def test_simulators_of_one_world_model_can_be_stepped_in_threads_of_their_own() -> None:

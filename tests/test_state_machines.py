@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class ReplayMachine(RuleBasedStateMachine):
         assert list(zip(*columns, strict=True)) == self.records
         assert self.replay.visits.tolist() == self.visits
         starts = [n for n, record in enumerate(self.records) if record[-1] or n == 0]
-        assert self.replay.iter_episodes() == list(zip(starts, [*starts[1:], len(every)], strict=True))
+        assert self.replay.iter_episodes() == list(pairwise([*starts, len(every)]))
 
     def teardown(self) -> None:
         shutil.rmtree(self.home)
