@@ -9,13 +9,14 @@ PRESET ?= quick
 SEED ?= 0
 OUT ?= runs/pong
 SMOKE := build/smoke
+MINUTES ?= 30
 
 # Two workers with one thread each: tests are many small operations, which threads only slow down.
 TEST_JOBS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy DREAMGYM_RUN=$(abspath $(SMOKE))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dream ship wheel test lint smoke bench clean
+.PHONY: help venv dream ship wheel test soak lint smoke bench clean
 
 help:
 	@echo "make venv    create $(VENV) and install dreamgym with everything that development needs"
@@ -23,6 +24,7 @@ help:
 	@echo "make ship    put the finished run in $(OUT) into the package, as the dream that $(GAME)'s id finds after an install"
 	@echo "make wheel   build dist/: the wheel and the source distribution, shipped dreams included"
 	@echo "make test    lint, types, tests with coverage, notebook"
+	@echo "make soak    runs and dreams under ill-treatment for MINUTES=$(MINUTES), at random from SEED= (printed if not given)"
 	@echo "make bench   speed of this machine and of the dream on it"
 	@echo "make lint    ruff and pyright alone"
 	@echo "make clean   remove caches and build products ($(VENV) and runs/ stay)"
@@ -64,6 +66,11 @@ test: lint smoke
 
 bench: venv
 	$(BIN)/python tests/benchmarks/bench.py
+
+# Not SEED, whose default is that of a run: without one given here each soak draws its own.
+soak: venv
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.soak --minutes $(MINUTES) \
+		$(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
 
 clean:
 	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .pytest_cache .ruff_cache .hypothesis

@@ -1,10 +1,11 @@
 """The agent of a run: which algorithm, how it explores, and its weights on disk without a pickle being opened."""
 
+import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from dreamgym.dreaming import find_dream
 from dreamgym.errors import CheckpointError, ConfigError, MissingWeightsError
 from dreamgym.run_folder import run_of
 from dreamgym.sb3 import VectorEnvAdapter, is_off_policy, make_algorithm, make_sb3_env, replace_codebook
+from dreamgym.storage import check_clock
 from dreamgym.world_model import WorldModel
 
 POLICY_FILE = "policy.zip"
@@ -114,8 +116,16 @@ class ExploringPolicy:
 
 
 def save_agent(path: Path, algorithm: Any) -> None:
-    """Write Stable-Baselines3's own zip, which its ``load`` reads too."""
-    write_atomic(path, lambda temporary: algorithm.save(temporary))
+    """Write Stable-Baselines3's own zip, which its ``load`` reads too.
+
+    Raises:
+        StorageError: the clock tells a year that zips do not know.
+    """
+    check_clock()
+    # Given a file, torch would turn a full disk into an error about its own positions.
+    buffer = io.BytesIO()
+    algorithm.save(buffer)
+    write_atomic(path, lambda temporary: cast(Any, temporary.write_bytes(buffer.getvalue())))
 
 
 def load_parameters(path: Path, device: str = "cpu") -> dict[str, Any]:

@@ -6,7 +6,7 @@ Importing it is quick: what needs torch is imported by the command that needs it
 import argparse
 import difflib
 import json as jsonlib
-import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,8 +19,9 @@ import tyro
 
 from dreamgym import __version__
 from dreamgym.commands import compare, evaluate, export, play
-from dreamgym.errors import ConfigError, DreamgymError, InvalidInputError, SickRunError
+from dreamgym.errors import ConfigError, DreamgymError, InvalidInputError, SickRunError, StorageError
 from dreamgym.info import info
+from dreamgym.interrupts import Interrupted, stops_on_signals
 
 if TYPE_CHECKING:
     from dreamgym.config import RunConfig
@@ -31,12 +32,8 @@ USER_ERROR = 2
 FAULT = 1
 """Exit status after a file or folder that could not be read or written, or training that went wrong."""
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C where there is something to say about going on."""
+INTERRUPTED = 128
+"""Exit status after a signal, less its number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 2 after an error of the user's, 1 where a file or folder fails or training
-        goes wrong, 130 after Ctrl-C.
+        goes wrong, 130 after Ctrl-C, 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
@@ -65,16 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{_usage()}", file=sys.stderr)
         return USER_ERROR
     try:
-        COMMANDS[name].run(rest)
+        with stops_on_signals():
+            COMMANDS[name].run(rest)
     except (DreamgymError, OSError) as error:
         if debug:
             traceback.print_exc()
         print(f"dreamgym {name}: {error}", file=sys.stderr)
-        user = isinstance(error, DreamgymError) and not isinstance(error, SickRunError)
+        user = isinstance(error, DreamgymError) and not isinstance(error, SickRunError | StorageError)
         return USER_ERROR if user else FAULT
     except KeyboardInterrupt as interrupt:
         print(f"\nInterrupted. {interrupt}".rstrip(), file=sys.stderr)
-        return INTERRUPTED
+        return INTERRUPTED + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT)
     return 0
 
 
@@ -139,7 +137,8 @@ def _run_train(arguments: Sequence[str]) -> None:
         try:
             run(replace(config, game=resolve_game(config.game)), folder, resume=resume, device=device)
         except KeyboardInterrupt as interrupt:
-            raise Interrupted(f"Go on with: dreamgym train --out {shlex.quote(str(folder))} --resume") from interrupt
+            number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
+            raise Interrupted(RunFolder(folder).how_to_go_on(device), number) from interrupt
 
     _parse(train, arguments)
 

@@ -43,3 +43,15 @@ class ReplayError(DreamgymError):
 
 class SickRunError(DreamgymError):
     """Training that went wrong; the message says what was seen, what was expected, and how to go on."""
+
+
+class RunInUseError(DreamgymError):
+    """A run folder that another process works on; the message names it and its host."""
+
+
+class StorageError(DreamgymError, OSError):
+    """A disk that is full, a folder that cannot be written: the message says what to mend and how to go on."""
+
+    def __str__(self) -> str:
+        """The message alone: OSError would format it as an errno pair."""
+        return str(self.args[0]) if self.args else ""

@@ -5,10 +5,10 @@ killed and resumed ends with the weights of one that was not.
 """
 
 import logging
-import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ from dreamgym.real_env import GameOptions, RealVectorEnv, make_real_env
 from dreamgym.replay import Replay
 from dreamgym.report import Record, flat_numbers, rollout_strip, round_line, summary_table, write_comparison
 from dreamgym.run_folder import Progress, RunFolder, derive_seed, evaluations
+from dreamgym.run_lock import locked
 from dreamgym.sb3 import VectorEnvAdapter, is_on_policy, lower_rate, make_sb3_env
+from dreamgym.storage import check_clock, storage_faults
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
 _log = logging.getLogger("dreamgym")
@@ -75,10 +77,21 @@ def train(
     Raises:
         ConfigError: the folder holds a run and ``resume`` is False, or that run has another configuration.
         DeviceError: the device is not there.
+        RunInUseError: another process works on the folder.
         SickRunError: training went wrong, and again at a lower rate; the run can be resumed.
+        StorageError: the disk is full, or the folder cannot be written; the run can be resumed.
     """
     target = resolve_device(device)
     folder = RunFolder(out)
+    with storage_faults(folder.path, folder.resume_command(device)), locked(folder.path):
+        check_clock()
+        folder.remove_remains()
+        _train(config, folder, target, resume, progress)
+    return folder.path
+
+
+def _train(config: RunConfig, folder: RunFolder, target: torch.device, resume: bool, progress: bool) -> None:
+    """:func:`train` in a folder that nobody else works on."""
     new = not folder.config_file.is_file()
     state = folder.begin(config, resume)
     try:
@@ -92,8 +105,9 @@ def train(
     try:
         run.play()
     finally:
-        run.writer.close()
-    return folder.path
+        # What it still holds are scalars: they must not hide what went wrong before.
+        with suppress(OSError):
+            run.writer.close()
 
 
 def game_actions(config: RunConfig) -> spaces.Discrete | spaces.Box:
@@ -169,6 +183,8 @@ class _Run:
             self._write_scalars(record, round_index)
             if state.sick:
                 record["sick"] = list(state.sick)
+            if state.damage:
+                record["damage"] = list(state.damage)
             self.folder.finish_phase(state, {"seconds": seconds, **record})
             if phase == "evaluate":
                 self._say(round_line(self.folder.log(), round_index, state.seconds))
@@ -191,8 +207,8 @@ class _Run:
         self.folder.save_progress(state)
         if given_up:
             raise SickRunError(
-                f"{seen} It went wrong before, at a higher rate; nothing of this try was kept. Go on with: dreamgym "
-                f"train --out {shlex.quote(str(self.folder.path))} --resume, which tries this phase once more {rate}."
+                f"{seen} It went wrong before, at a higher rate; nothing of this try was kept. Go on with: "
+                f"{self.folder.resume_command()}, which tries this phase once more {rate}."
             )
         _log.warning("%s", state.sick[-1])
         # There may be no memory for the experience twice.
@@ -205,13 +221,13 @@ class _Run:
         config = self.config
         steps, planned = config.collected(index), self._interactions(index)
         # A crash between saving the records and counting the phase leaves them all there, and what they taught.
-        missing = planned - len(self.replay)
+        missing = planned - self.state.lost - len(self.replay)
         if missing > 0:
             self._play_game(index, missing)
             self.replay.save(self.folder.replay)
         elif self._learns_in_game(index):
             self.parameters = self.folder.load_played(index)
-        recent = np.arange(planned - steps, planned)
+        recent = np.arange(len(self.replay) - steps, len(self.replay))
         rewards = self.replay.rewards_at(recent)
         return {
             "interactions": planned,
@@ -223,7 +239,7 @@ class _Run:
         config = self.config
         env = make_game_env(config.game, stack=1, **config.codec.screen, **self.game_options)
         try:
-            session = GameSession(env, self.replay, lambda n: derive_seed(config.seed, "episode", n))
+            session = GameSession(env, self.replay, self._episode_seed)
             seed = derive_seed(config.seed, "collect", index)
             if index == 0:
                 collect_random(session, steps, RandomPolicy(env.action_space, seed), progress=self.progress)
@@ -370,11 +386,32 @@ class _Run:
 
     def _open(self) -> None:
         """All that the phases work on, as the phase to go on with begins: from the files, or new."""
-        self.replay = self.folder.load_replay(self._empty_replay(self.config.interactions))
+        self.replay = self._load_replay()
         self.world_model = self._new_world_model().to(self.device)
         self.fitter = Fitter(self.world_model, self.config.fit)
         self.parameters: dict[str, Any] = {}
         self._restore()
+
+    @property
+    def _counted(self) -> int:
+        """Real steps that the finished phases collected."""
+        counted = self.state.round + (self.state.phase != "collect")
+        return self._interactions(counted - 1) if counted else 0
+
+    def _load_replay(self) -> Replay:
+        """The experience so far; what is damaged of it is put aside, and said."""
+        capacity = self.config.interactions
+        try:
+            return self.folder.load_replay(self._empty_replay(capacity))
+        except ReplayError:
+            replay = self.folder.salvage_replay(self.state, capacity, self._counted)
+        _log.warning("%s", self.state.damage[-1])
+        return replay
+
+    def _episode_seed(self, number: int) -> int:
+        """Of an episode of real play; where some were lost their numbers stand for others, which are seeded anew."""
+        lost = self.state.lost
+        return derive_seed(self.config.seed, "episode", *((lost, number) if lost else (number,)))
 
     @property
     def _rate(self) -> float:
@@ -420,8 +457,7 @@ class _Run:
             CheckpointError: weights are missing or damaged.
             ReplayError: experience is missing.
         """
-        counted = self.state.round + (self.state.phase != "collect")
-        expected = self._interactions(counted - 1) if counted else 0
+        expected = self._counted - self.state.lost
         if len(self.replay) < expected:
             raise ReplayError(
                 f"{self.folder.replay}: expected {expected} records, got {len(self.replay)}. Restore the folder."
@@ -433,7 +469,8 @@ class _Run:
                 self.world_model.load_state_dict(saved["world_model"])
                 self.fitter.load_state_dict(saved["fitter"])
                 visits = np.zeros(len(self.replay), dtype=np.int64)
-                visits[: len(saved["visits"])] = saved["visits"].numpy()
+                if fitted >= self.state.visits_from:
+                    visits[: len(saved["visits"])] = saved["visits"].numpy()
                 self.replay.visits = visits
             except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
                 raise CheckpointError(
@@ -588,6 +625,8 @@ class _Run:
             plot_fidelity(path / "fidelity.png", measured, title="Fidelity on held-out real episodes")
         video = write_comparison(self._dream(self.config.rounds - 1), self._shown(), path / "imagined_vs_real.mp4")
         self._say(summary_table(log))
+        for damage in self.state.damage:
+            self._say(f"Damaged: {damage}")
         self._say(
             f"Preset {self.config.preset}, seed {self.config.seed}, {self.config.interactions:,} real steps, "
             f"{sum(self.world_model.parameter_counts().values()):,} parameters in the world model; "

@@ -486,16 +486,68 @@ class Replay:
         replay._folder, replay._shards = folder.resolve(), index.shards
         return replay
 
+    @classmethod
+    def salvage(cls, folder: str | Path, capacity: int, stop: int) -> tuple["Replay", list[str]]:
+        """Load what is whole of a folder that :meth:`load` refuses.
+
+        Only whole episodes follow a gap: the rest of one that lost its beginning is left out, as its stacks of frames
+        and its steps since a reward would be made up. Records get numbers above all that were given before, so that
+        nobody takes them for others; nobody has visited them yet.
+
+        Args:
+            folder: the folder; it is not changed.
+            capacity: most records held.
+            stop: of the records held by the folder, how many of the oldest are wanted.
+
+        Returns:
+            The buffer, and what is wrong with which file, a sentence each.
+
+        Raises:
+            ReplayError: there is no index, or it is damaged: without it nothing can be told apart.
+        """
+        folder = Path(folder)
+        index = read_index(folder)
+        replay = cls(capacity, index.frame_shape, index.action_shape, np.dtype(index.action_dtype))
+        replay._stop = index.stop
+        wrong: list[str] = []
+        expected, broken = index.first, True
+        for shard in index.shards:
+            if shard.first > expected:
+                wrong.append(f"{folder / INDEX_NAME}: no shard holds the records {expected} to {shard.first}.")
+                broken = True
+            expected = shard.stop
+            try:
+                frames, columns = read_shard(folder, shard, replay.frame_shape)
+                replay._check_columns(folder / shard.name, columns, len(frames))
+            except ReplayError as error:
+                wrong.append(str(error))
+                broken = True
+                continue
+            for row in range(max(index.first - shard.first, 0), min(len(frames), index.first + stop - shard.first)):
+                if broken and not columns["first"][row]:
+                    continue
+                broken = False
+                replay.append(frames[row], *(columns[name][row] for name in replay._columns))
+        try:
+            read_visits(folder, index)
+        except ReplayError as error:
+            wrong.append(str(error))
+        return replay, wrong
+
     def _restore(self, path: Path, frames: Frames, columns: Arrays, first: int, wanted: int) -> None:
+        self._check_columns(path, columns, len(frames))
         slots = np.arange(wanted, first + len(frames)) % self.capacity
         self._frames[slots] = frames[wanted - first :]
         for name, column in self._columns.items():
+            column[slots] = columns[name][wanted - first :]
+
+    def _check_columns(self, path: Path, columns: Arrays, count: int) -> None:
+        for name, column in self._columns.items():
             values = columns.get(name)
-            if values is None or values.shape != (len(frames), *column.shape[1:]) or values.dtype != column.dtype:
-                raise ReplayError(f"replay shard {path}: expected {name} {column.dtype} of {len(frames)} records.")
+            if values is None or values.shape != (count, *column.shape[1:]) or values.dtype != column.dtype:
+                raise ReplayError(f"replay shard {path}: expected {name} {column.dtype} of {count} records.")
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise ReplayError(f"replay shard {path}: expected finite {name}. Restore it from a copy.")
-            column[slots] = values[wanted - first :]
 
     def _slots(self, indices: Indices) -> Indices:
         return (indices + (self._stop - self._size)) % self.capacity

@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import logging
+import re
+import shlex
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +28,9 @@ PHASES = ("collect", "fit", "train", "evaluate")
 MACHINE_FIELDS = ("version", "commit", "device", "machine", "matmul_gflops", "earlier", "command")
 """What ``machine.json`` tells; ``earlier`` holds what it told before the run was resumed elsewhere."""
 
+_REMAINS = re.compile(r"\..+-\d+(\.\w+)?|\..+\.part")
+"""Names of files that are written beside their place: by ``write_atomic`` and by the replay."""
+
 _log = logging.getLogger("dreamgym")
 
 
@@ -41,6 +46,9 @@ class Progress:
         sums: SHA-256 of what the finished phases wrote, by file name: of the checkpoints that are kept, and of the log,
             its entries for these phases. Runs from before there were sums have none.
         sick: what went wrong in the phase to go on with, once for every time that it was begun and given up.
+        lost: records of finished phases that were lost with damaged files of the replay.
+        damage: what was lost so and why, once for every time that it happened.
+        visits_from: the first round whose model counts the visits of the records that are left.
     """
 
     round: int = 0
@@ -49,10 +57,13 @@ class Progress:
     seconds: float = 0.0
     sums: dict[str, str] = field(default_factory=lambda: {})
     sick: tuple[str, ...] = ()
+    lost: int = 0
+    damage: tuple[str, ...] = ()
+    visits_from: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.phase not in PHASES or min(self.round, self.imagined_steps, self.seconds) < 0:
+        if self.phase not in PHASES or min(self.round, self.imagined_steps, self.seconds, self.lost) < 0:
             raise ConfigError(
                 f"expected a phase of {', '.join(PHASES)} and no negative numbers, got {self.phase!r} of round "
                 f"{self.round}, {self.imagined_steps} imagined steps, {self.seconds} seconds"
@@ -81,9 +92,34 @@ class RunFolder:
         self.progress_file = self.path / "progress.json"
         self.machine_file = self.path / "machine.json"
         self.replay = self.path / "replay"
+        self.quarantine = self.path / "quarantine"
         self.held_out = self.path / "held_out"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
+
+    def resume_command(self, device: str = "auto") -> str:
+        """The command that goes on with the run, on a device that was asked for."""
+        chosen = "" if device == "auto" else f" --device {device}"
+        return f"dreamgym train --out {shlex.quote(str(self.path))} --resume{chosen}"
+
+    def how_to_go_on(self, device: str = "auto") -> str:
+        """What there is to say to whoever stopped the run, in a sentence or two."""
+        if not self.config_file.is_file():
+            return "The run had not begun: give the same command once more."
+        command = f"Go on with: {self.resume_command(device)}"
+        try:
+            progress, rounds = self.progress(), self.config().rounds
+        except (CheckpointError, ConfigError):
+            return command
+        if progress.round >= rounds:
+            return command
+        return f"All that was finished is kept; round {progress.round + 1}, {progress.phase}, begins anew. {command}"
+
+    def remove_remains(self) -> None:
+        """Remove what killed processes left half written; only for whoever holds the run's lock."""
+        for file in self.path.rglob(".*"):
+            if _REMAINS.fullmatch(file.name) and file.is_file():
+                file.unlink()
 
     def begin(self, config: RunConfig, resume: bool) -> Progress:
         """Open a new run, or one to go on with.
@@ -249,8 +285,67 @@ class RunFolder:
         return entries
 
     def load_replay(self, empty: Replay) -> Replay:
-        """The experience so far; ``empty``, whose capacity it gets, if there is none."""
+        """The experience so far; ``empty``, whose capacity it gets, if there is none.
+
+        Raises:
+            ReplayError: a file is missing or damaged.
+        """
+        self._set_aside(len(self.progress().damage))
         return _replay(self.replay, empty)
+
+    def salvage_replay(self, progress: Progress, capacity: int, counted: int) -> Replay:
+        """Put damaged experience aside, and go on with what of it is whole.
+
+        What a phase that was not finished had collected is left out: it is collected again. The damaged folder is kept
+        as it is, below ``quarantine``. A crash at any instant leaves the old folder or the new one.
+
+        Args:
+            progress: where the run stands; is told what was lost, and written.
+            capacity: of the buffer.
+            counted: records that the finished phases collected.
+
+        Returns:
+            The buffer that the run goes on with.
+
+        Raises:
+            ReplayError: nothing that was counted is whole, or the index is damaged.
+        """
+        replay, wrong = Replay.salvage(self.replay, capacity, counted - progress.lost)
+        lost = counted - progress.lost - len(replay)
+        if counted and not len(replay):
+            raise ReplayError(f"{' '.join(wrong)} Nothing else is left of the run's experience: restore the folder.")
+        number = len(progress.damage) + 1
+        part = self._whole(number)
+        shutil.rmtree(part, ignore_errors=True)
+        replay.save(part)
+        if lost:
+            following = (
+                f"{lost:,} of {counted:,} records are lost; the run goes on with the {len(replay):,} that are whole. "
+                "It will not end as it would have: no resume is bit for bit the run that was begun any more."
+            )
+            trained = progress.phase in ("train", "evaluate")
+            progress.visits_from = progress.round + trained
+        else:
+            following = "No record that was counted is lost; what was not is collected again."
+        where = self.quarantine / f"replay-{number:03d}"
+        progress.lost += lost
+        progress.damage = (*progress.damage, f"{' '.join(wrong)} Put aside: {where}. {following}")
+        self.save_progress(progress)
+        self._set_aside(number)
+        return Replay.load(self.replay, capacity)
+
+    def _whole(self, number: int) -> Path:
+        return self.quarantine / f"whole-{number:03d}"
+
+    def _set_aside(self, number: int) -> None:
+        """Let a salvaged replay take the place of the damaged one, if that was not done yet."""
+        part = self._whole(number)
+        if not part.is_dir():
+            return
+        aside = self.quarantine / f"replay-{number:03d}"
+        if not aside.exists():
+            self.replay.rename(aside)
+        part.rename(self.replay)
 
     def save_held_out(self, round_index: int, episodes: Replay) -> None:
         """Write the real episodes that a round kept for measuring, instead of what an interrupted one wrote there."""
@@ -264,14 +359,11 @@ class RunFolder:
         return sum(entry.get("held_out", {}).get("episodes", 0) for entry in entries)
 
     def load_held_out(self, capacity: int, episodes: int | None = None) -> Replay:
-        """The newest real episodes kept for measuring, oldest first, or an empty buffer.
+        """The newest real episodes kept for measuring, oldest first, or an empty buffer; damaged ones are left out.
 
         Args:
             capacity: most records; where they are too many, the newest are kept.
             episodes: most episodes; None takes all.
-
-        Raises:
-            ReplayError: a file is missing or damaged.
         """
         chosen: list[Span] = []
         # The folder itself holds the episodes of runs that kept those of one round only.
@@ -280,7 +372,11 @@ class RunFolder:
                 break
             if episodes is not None and len(chosen) >= episodes:
                 break
-            part = _replay(folder, Replay(capacity))
+            try:
+                part = _replay(folder, Replay(capacity))
+            except ReplayError as error:
+                _log.warning("%s Fidelity is measured without these episodes, and so not as it would have been.", error)
+                continue
             chosen += [(part, *span) for span in reversed(part.iter_episodes())]
         return join_episodes(chosen[:episodes][::-1], capacity)
 
@@ -375,12 +471,7 @@ def run_of(file: Path) -> RunFolder | None:
 
 def _replay(folder: Path, empty: Replay) -> Replay:
     # Shards without an index are what a first save that was killed leaves; the next save replaces them.
-    if not (folder / INDEX_NAME).is_file():
-        return empty
-    try:
-        return Replay.load(folder, empty.capacity)
-    except ReplayError as error:
-        raise ReplayError(f"{error} The run cannot go on without its experience: restore the folder.") from error
+    return Replay.load(folder, empty.capacity) if (folder / INDEX_NAME).is_file() else empty
 
 
 def _entry(values: Any) -> dict[str, Any]:

@@ -73,10 +73,7 @@ def write_shard(folder: Path, first: int, frames: npt.NDArray[np.uint8], columns
     Returns:
         The shard's line for the index.
     """
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {"frames": _deflate(frames), **columns}
-    np.savez_compressed(buffer, **arrays)
-    content = buffer.getvalue()
+    content = _zip({"frames": _deflate(frames), **columns})
     name = _shard_name(first)
     replace_file(folder / name, content)
     return Shard(name, first, first + len(frames), hashlib.sha256(content).hexdigest())
@@ -102,6 +99,19 @@ def read_shard(folder: Path, shard: Shard, frame_shape: tuple[int, ...]) -> tupl
             f"replay shard {folder / shard.name}: expected {shard}, got: {error}. Restore it from a copy."
         ) from error
     return frames, columns
+
+
+def _zip(arrays: Arrays) -> bytes:
+    """What numpy's ``savez_compressed`` writes, but undated: the same arrays are the same bytes, whatever the clock."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            # Without a date it is that of 1980, the first that zips know.
+            about = zipfile.ZipInfo(f"{name}.npy")
+            about.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(about, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def write_visits(folder: Path, stop: int, visits: npt.NDArray[np.int64]) -> tuple[str, str]:

@@ -78,6 +78,10 @@ class DreamSimulator:
 
     Starts are warmed up once, with the weights of that moment: after a refit of the world model, build a new simulator.
 
+    One simulator belongs to one thread at a time: its calls are not guarded against each other. Simulators share
+    nothing that they write, so that each may be stepped in a thread of its own, also where they are of one world model,
+    as long as nobody fits that at the same time or moves it to another device.
+
     Args:
         world_model: codec and dynamics; moved to ``device``.
         starts: real contexts from which dreams start, at least ``latent_stack`` steps long.

@@ -710,3 +710,85 @@ def test_streams_have_different_seeds_that_never_change():
     assert len(seeds) == 5 * 3 * 20
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert derive_seed(0, "episode", 7) == derive_seed(0, "episode", 7)
+
+
+def stopped_at(folder, finished):
+    """A run that was killed after so many phases."""
+    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+        patch.setattr(RunFolder, "finish_phase", at_call(finished, RunFolder.finish_phase, after=True))
+        run(tiny(), folder)
+
+
+@pytest.mark.parametrize("finished", [5, 6, 7])
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+def test_a_run_goes_on_without_a_damaged_shard_and_says_what_was_lost(tmp_path, caplog, capsys, finished, damage):
+    folder = tmp_path / "run"
+    stopped_at(folder, finished)
+    whole = Replay.load(folder / "replay")
+    shard = folder / "replay" / "records-000000000060.npz"
+    if damage == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    run(tiny(), folder, resume=True)
+
+    assert "records-000000000060.npz" in caplog.text and "30 of 90 records are lost" in caplog.text
+    assert "no resume is bit for bit" in caplog.text
+    kept = Replay.load(folder / "replay")
+    assert np.array_equal(kept.frames_at(np.arange(60)), whole.frames_at(np.arange(60))) and len(kept) == 60
+    # Nothing was thrown away, and what is told of the run tells of the damage.
+    assert (folder / "quarantine" / "replay-001" / shard.name).is_file() == (damage != "gone")
+    records = RunFolder(folder).log()[finished:]
+    assert records and all("30 of 90" in record["damage"][0] for record in records)
+    assert "Damaged: replay shard" in capsys.readouterr().out.replace("replay file", "replay shard")
+    # It is said once; whoever resumes next finds a whole folder.
+    caplog.clear()
+    run(tiny(rounds=3), folder, resume=True)
+    assert "lost" not in caplog.text and len(Replay.load(folder / "replay")) == 90
+
+
+def test_damage_to_what_no_finished_phase_collected_is_made_good_bit_for_bit(tmp_path, undisturbed, caplog):
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+        patch.setattr(RunFolder, "finish_phase", at_call(5, RunFolder.finish_phase))
+        run(tiny(), folder)
+    (folder / "replay" / "records-000000000060.npz").write_bytes(b"")
+    run(tiny(), folder, resume=True)
+    assert "No record that was counted is lost" in caplog.text
+    found = contents(folder)
+    different = {name for name in found if found[name] != undisturbed[name]}
+    # The log tells of it, and the numbers of records, which only name files, begin higher.
+    assert different <= {"log"}
+
+
+def test_of_a_run_that_lost_its_first_shard_whole_episodes_are_left(tmp_path):
+    folder = tmp_path / "run"
+    stopped_at(folder, 5)
+    before = Replay.load(folder / "replay")
+    (folder / "replay" / "records-000000000000.npz").unlink()
+    run(tiny(), folder, resume=True)
+    kept = Replay.load(folder / "replay")
+    assert 0 < len(kept) <= 30 and bool(kept.first_at(0))
+    assert np.array_equal(kept.frames_at(np.arange(len(kept))), before.frames_at(np.arange(90 - len(kept), 90)))
+
+
+@pytest.mark.parametrize("step", ["save_progress", "rename"])
+def test_a_crash_while_damage_is_put_aside_loses_nothing_more(tmp_path, step):
+    folder = tmp_path / "run"
+    stopped_at(folder, 6)
+    (folder / "replay" / "records-000000000060.npz").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        owner = RunFolder if step == "save_progress" else dreamgym.run_folder.Path
+        patch.setattr(owner, step, at_call(1, getattr(owner, step), after=True))
+        with pytest.raises(Killed):
+            run(tiny(), folder, resume=True)
+    run(tiny(), folder, resume=True)
+    assert len(Replay.load(folder / "replay")) == 60
+    assert len(RunFolder(folder).progress().damage) == 1
+
+
+def test_damaged_held_out_episodes_are_left_out(tmp_path, caplog):
+    folder = run(tiny(), tmp_path / "run")
+    next((folder / "held_out" / "round-001").glob("records-*.npz")).write_bytes(b"")
+    assert len(held_out_spans(folder)[1]) == 1
+    assert "measured without these episodes" in caplog.text
