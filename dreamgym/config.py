@@ -374,7 +374,7 @@ def _laptop() -> RunConfig:
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
         codec_updates=(700, 0),
         # A returned ball is few of many steps, and learned only if it is shown often.
-        dynamics_updates=(1_500, *(600,) * 4, 1_500),
+        dynamics_updates=(1_500, *(600,) * 4, 2_000),
         # In the game itself PPO shows nothing before 40,000 steps; in the first dream not before 100,000. One that
         # began anew in the fifth dream was 8 points better after 500,000 than the one that had seen all five. What
         # it then learned from the game, dreams took away again.
@@ -384,9 +384,8 @@ def _laptop() -> RunConfig:
         codec=VQVAEConfig(
             frame_size=112,
             frame_width=80,
-            # Every second row of one emulator frame: what moves has far fewer pictures than of means and maxima, and a
-            # ball shows whether it is on odd or even columns, where it stays all rally long.
-            shrink="row",
+            # One pixel of four of one emulator frame: what moves has a fifth of the pictures of means and maxima.
+            shrink="nearest",
             max_pool=False,
             width=16,
             stages=2,

@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,7 @@ def test_a_seed_determines_the_vector_games(sticky: float) -> None:
         ("MsPacman", {"max_episode_steps": 150}),
         ("Breakout", {"size": (112, 80), "shrink": "nearest", "max_pool": False, "max_episode_steps": 100}),
         ("MsPacman", {"stack": 2, "shrink": "nearest", "max_episode_steps": 60}),
+        ("Pong", {"size": (112, 80), "shrink": "row", "max_pool": False, "max_episode_steps": 60}),
         ("Pong", {"size": 84, "max_pool": False, "max_episode_steps": 60}),
     ],
 )
@@ -284,6 +286,26 @@ def test_of_a_screen_one_pixel_in_four_and_the_last_emulator_frame_alone_can_be_
         assert np.array_equal(frame[:105], shown[::2, ::2]) and not frame[105:].any()
         differed += not np.array_equal(screens[2], screens[3])
     assert differed > 10
+
+
+def test_of_a_screen_the_means_of_every_second_row_can_be_shown() -> None:
+    env = make_game_env("Pong", size=(112, 80), shrink="row", max_pool=False)
+    env.reset(seed=0)
+    for frame, screens in frames_and_screens(env, random_actions("Pong", 60)):
+        pairs = screens[3][::2].reshape(105, 80, 2).astype(np.float64)
+        assert np.array_equal(frame[:105], np.floor(pairs.mean(-1) + 0.5)) and not frame[105:].any()
+    assert len(np.unique(frame[:105])) > 4
+
+
+@pytest.mark.parametrize("size", [96, 300])
+def test_rows_are_shown_at_sizes_that_no_whole_number_of_columns_makes(size: int) -> None:
+    env = make_game_env("Pong", size=size, shrink="row", max_pool=False)
+    env.reset(seed=0)
+    for frame, screens in frames_and_screens(env, random_actions("Pong", 20)):
+        rows = screens[3][np.arange(size) * 210 // size].astype(np.float64)
+        edges = [*(np.arange(size) * 160 // size), 160]
+        means = [rows[:, a : max(b, a + 1)].mean(1) for a, b in itertools.pairwise(edges)]
+        assert np.array_equal(frame, np.floor(np.stack(means, axis=1) + 0.5))
 
 
 def sticky_seed() -> int:
