@@ -36,7 +36,7 @@ from dreamgym.errors import CheckpointError, ConfigError, DreamgymError, ReplayE
 from dreamgym.evaluate import RandomPolicy, evaluate_dream, evaluate_real, random_score
 from dreamgym.fidelity import fidelity
 from dreamgym.fit import Fitter
-from dreamgym.hardware import describe_machine, matmul_rates
+from dreamgym.hardware import describe_machine, forget_peak_memory, matmul_rates, most_memory
 from dreamgym.health import LOWER_RATE, below_random, finite_weights, sick_agent, sick_fit
 from dreamgym.held_out import MOST_HELD_OUT, longest_episode, missing_episodes
 from dreamgym.observations import ObservationBuilder
@@ -158,6 +158,7 @@ class _Run:
         }
         while state.round < config.rounds:
             started, round_index, phase = time.monotonic(), state.round, state.phase
+            forget_peak_memory(self.device)
             try:
                 record = phases[phase](round_index)
             except SickRunError as error:
@@ -169,7 +170,7 @@ class _Run:
             self._write_scalars(record, round_index)
             if state.sick:
                 record["sick"] = list(state.sick)
-            self.folder.finish_phase(state, {"seconds": seconds, **record})
+            self.folder.finish_phase(state, {"seconds": seconds, **most_memory(self.device), **record})
             if phase == "evaluate":
                 self._say(round_line(self.folder.log(), round_index, state.seconds))
         self._finish(rates)
