@@ -104,8 +104,8 @@ def _certainty(precision: str, calibration: str | None, kinds: Sequence[Events],
     confidences, trues, weights = np.concatenate(sure), np.concatenate(true), np.concatenate(weight)
     found, steps = confidences >= THRESHOLD, np.concatenate(when)
     metrics: Metrics = {}
-    ranges = {precision: (0, horizon)} | {f"{precision}_{low}_{high}": (low, high) for low, high in pairwise(STEP_EDGES)}
-    for name, (low, high) in ranges.items():
+    ranges = {f"{precision}_{low}_{high}": (low, high) for low, high in pairwise(STEP_EDGES)}
+    for name, (low, high) in {precision: (0, horizon), **ranges}.items():
         inside = found & (low <= steps) & (steps < high)
         if inside.any():
             metrics[name] = float(weights[inside & trues].sum() / weights[inside].sum())

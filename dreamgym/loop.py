@@ -26,7 +26,7 @@ from dreamgym.agent import (
     save_agent,
     set_parameters,
 )
-from dreamgym.checkpoint import Dream, StartStates, save_dream
+from dreamgym.checkpoint import DREAM_FILE, Dream, StartStates, save_dream
 from dreamgym.collect import GameSession, SessionGames, collect_random, collect_with
 from dreamgym.config import RunConfig, per_round
 from dreamgym.device import resolve_device
@@ -48,6 +48,7 @@ from dreamgym.real_env import GameOptions, RealVectorEnv, make_real_env
 from dreamgym.replay import Replay
 from dreamgym.report import Record, flat_numbers, rollout_strip, round_line, summary_table, write_comparison
 from dreamgym.run_folder import Progress, RunFolder, derive_seed, evaluations
+from dreamgym.run_report import REPORT_FILE, write_report
 from dreamgym.sb3 import VectorEnvAdapter, is_on_policy, lower_rate, make_sb3_env
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
@@ -587,14 +588,16 @@ class _Run:
         measured = {f"round {e['round'] + 1}": e["fidelity"] for e in evaluated[-1:] if "fidelity" in e}
         if measured:
             plot_fidelity(path / "fidelity.png", measured, title="Fidelity on held-out real episodes")
-        video = write_comparison(self._dream(self.config.rounds - 1), self._shown(), path / "imagined_vs_real.mp4")
+        dream, shown = self._dream(self.config.rounds - 1), self._shown()
+        video = write_comparison(dream, shown, path / "imagined_vs_real.mp4")
+        report = write_report(path / REPORT_FILE, path / DREAM_FILE, dream, shown)
         self._say(summary_table(log))
         self._say(
             f"Preset {self.config.preset}, seed {self.config.seed}, {self.config.interactions:,} real steps, "
             f"{sum(self.world_model.parameter_counts().values()):,} parameters in the world model; "
             f"{self.state.seconds / 60:.1f} min of phases on {describe_machine(self.device)} at "
             f"{rates['bfloat16']:.0f} GFLOP/s bfloat16 (2048^3 matrix product); "
-            f"{self.state.imagined_steps:,} imagined steps.\nVideo: {video}"
+            f"{self.state.imagined_steps:,} imagined steps.\nVideo: {video}\nReport: {report}"
         )
 
     def _shown(self) -> Replay:

@@ -1,9 +1,9 @@
 """Published scores of Atari games at 100,000 interactions, and those of random play and of people beside them.
 
-The published system is that of Robine et al. 2023, "Smaller World Models for Reinforcement Learning" (Neural Processing
-Letters), Table 2: means of 5 runs with 32 episodes each, with four and with one frame a step. Random play and people are
-the reference scores of Wang et al. 2016, "Dueling Network Architectures for Deep Reinforcement Learning", as the Atari
-100k literature uses them.
+The published system is that of Robine et al. 2023, "Smaller World Models for Reinforcement Learning", Table 2: means of
+5 runs with 32 episodes each, with four and with one frame a step. Random play and people are the reference scores of
+Wang et al. 2016, "Dueling Network Architectures for Deep Reinforcement Learning", as the literature on Atari 100k
+has them.
 """
 
 from typing import NamedTuple

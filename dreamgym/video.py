@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -108,6 +109,28 @@ def compare_rollouts(
     )
 
 
+def drawn_starts(
+    replay: Replay, context: int, horizon: int, count: int, random: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Moments for :func:`compare_rollouts`, drawn evenly from those with the longest future and a full context.
+
+    Args:
+        replay: real experience.
+        context: frames before the dream, the start among them.
+        horizon: steps of the dream that are wanted.
+        count: how many, without replacement; fewer where there are fewer.
+        random: of the draw.
+
+    Returns:
+        Records of the replay, at least one.
+
+    Raises:
+        InvalidInputError: the replay is empty.
+    """
+    pool = _full_starts(*episode_spans(replay), context, horizon)
+    return random.choice(pool, size=min(count, len(pool)), replace=False)
+
+
 def _choose_start(
     begin: npt.NDArray[np.int64],
     stop: npt.NDArray[np.int64],
@@ -116,13 +139,20 @@ def _choose_start(
     random: np.random.Generator,
 ) -> int:
     """A start frame drawn uniformly from those with the longest future, up to the horizon, and a full context."""
+    return int(random.choice(_full_starts(begin, stop, context, horizon)))
+
+
+def _full_starts(
+    begin: npt.NDArray[np.int64], stop: npt.NDArray[np.int64], context: int, horizon: int
+) -> npt.NDArray[np.int64]:
+    """Records with the longest future, up to the horizon, among those with the longest context, up to a full one."""
     if not len(begin):
         raise InvalidInputError("replay: expected real experience to compare with, got an empty replay.")
     records = np.arange(len(begin))
     past = np.minimum(records - begin + 1, context)
     future = np.minimum(stop - 1 - records, horizon)
     future = np.where(past == past[future > 0].max(initial=0), future, 0)
-    return int(random.choice(np.flatnonzero(future == future.max())))
+    return np.flatnonzero(future == future.max())
 
 
 def side_by_side(
@@ -249,14 +279,33 @@ def _write_gif(path: Path, frames: Frames, fps: float) -> None:
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
 
 
-def _write_mp4(path: Path, frames: Frames, fps: float) -> None:
+def _write_mp4(path: Path, frames: Frames, fps: float, codec: str = "mp4v") -> None:
     height, width = frames.shape[1:3]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (width, height))
     if not writer.isOpened():
-        raise InvalidInputError(f"path: this build of OpenCV cannot write {path.suffix}; use .gif.")
+        raise InvalidInputError(f"path: this build of OpenCV cannot write {path.suffix} of {codec}; use .gif.")
     for frame in frames:
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     writer.release()
+
+
+def browser_video(frames: Frames, fps: float = 15) -> bytes:
+    """A video that browsers play, which they do not with those of :func:`write_video`: an MP4 of VP9.
+
+    Args:
+        frames: uint8 (time, height, width, 3) in RGB.
+        fps: frames per second.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        InvalidInputError: this build of OpenCV lacks the codec.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "video.mp4"
+        _write_mp4(file, frames, fps, "vp09")
+        return file.read_bytes()
 
 
 def write_image(path: str | Path, image: Frames) -> Path:
