@@ -202,15 +202,17 @@ def compare(
 ) -> None:
     """Put the dream beside the real game, the same start, the same actions; or several runs beside each other.
 
-    Of one run: a video, or a strip of frames. The real stretch is one that the world model was not fitted to: from the run's last evaluations, or, where there is
-    only a dream and no run, played anew: by the agent that came with the dream, else with random actions.
+    Of one run: a video, or a strip of frames. The real stretch is one that the world model was not fitted to: from the
+    run's last evaluations, or, where there is only a dream and no run, played anew: by the agent that came with the
+    dream, else with random actions.
 
     Of several: a page with their real scores by real steps, with intervals, beside published ones and a table, or a
     table for other programs with a row for every scored round.
 
     Args:
         runs: run folders, dreams' files, or ids of dreams.
-        out: of one run a video (.mp4 or .gif) or a strip of frames (.png); of any number a page (.html) or table (.csv).
+        out: of one run a video (.mp4 or .gif) or a strip of frames (.png); of any number a page (.html) or a table
+            (.csv).
         steps: length of the dream.
         seed: of the real game, of the start and of the dream.
         fps: frames a second of the video; the game itself runs at 15.
@@ -259,8 +261,8 @@ def report(
     """Write a page on a run that people can read: scores, fidelity, videos, codebook, times, settings.
 
     One file that needs no network, also for a phone. Every run writes its own when it ends. An exported file or an id
-    without a run holds less: the scores and the fidelity after the last round, but no dreamt returns, no times by phase.
-    The page says so. Where there are no held-out episodes, the game is played anew for the pictures, as compare does.
+    without a run holds less: the scores and the fidelity after the last round, but no dreamt returns, no times by
+    phase. The page says so. Where there are no held-out episodes, the game is played anew for the pictures, as compare does.
 
     Args:
         run: a run folder, finished or not, a dream's file, or the id of a dream.

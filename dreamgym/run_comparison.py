@@ -40,7 +40,8 @@ COLUMNS = (
     "version",
     "commit",
 )
-"""Of :func:`write_table`. ``minutes`` and ``imagined_steps`` are of the whole run, ``run_random`` is what it measured."""
+"""Of :func:`write_table`. ``minutes`` and ``imagined_steps`` are of the whole run, ``run_random`` is what it
+measured."""
 
 
 def write_table(path: Path | str, runs: Sequence[RunFacts]) -> Path:
@@ -115,8 +116,8 @@ def _page(runs: Sequence[RunFacts]) -> str:
     ends = [_end(run, _row(run, run.name, run.scored[-1])) for run in runs if run.scored]
     note = (
         "Scores of the last scored round of each run. Random is what the run measured, else what is published. "
-        "Human-normalised: 0 is random play, 1 a person. Human: Wang et al. 2016. Published: Robine et al. 2023, Table 2, "
-        "at 100,000 real steps."
+        "Human-normalised: 0 is random play, 1 a person. Human: Wang et al. 2016. Published: Robine et al. 2023, "
+        "Table 2, at 100,000 real steps."
     )
     return pages.page(
         f"{len(runs)} runs of {', '.join(games)}",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamgym.checkpoint import Dream, load_dream, resolve_checkpoint
-from dreamgym.errors import CheckpointError
+from dreamgym.errors import CheckpointError, DreamgymError
 from dreamgym.provenance import provenance
 from dreamgym.published import PUBLISHED, Published
 from dreamgym.run_folder import PHASES, evaluations, run_of
@@ -107,6 +107,8 @@ def facts_of(file: Path, dream: Dream) -> RunFacts:
     """
     try:
         return _of_run(file, dream) if run_of(file) is not None else _of_file(file, dream)
+    except DreamgymError:
+        raise
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise CheckpointError(
             f"{file}: what it says of its run is damaged: expected what train and export write, got "

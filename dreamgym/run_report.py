@@ -16,7 +16,7 @@ from dreamgym.charts import Axis, Series, bar_chart, line_chart
 from dreamgym.checkpoint import Dream, write_atomic
 from dreamgym.codebook import CodebookUse, codebook_use
 from dreamgym.episodes import join_episodes
-from dreamgym.errors import CheckpointError
+from dreamgym.errors import CheckpointError, DreamgymError
 from dreamgym.events import STEP_EDGES
 from dreamgym.fidelity import REPORT_STEPS
 from dreamgym.run_facts import RunFacts, Scored, facts_of
@@ -67,8 +67,11 @@ def write_report(path: Path | str, file: Path, dream: Dream, unseen: Replay, *, 
     facts = facts_of(file, dream)
     cases = representative_cases(dream, unseen, seed=seed)
     use = codebook_use(dream.world_model, unseen)
+    operations = _operations(file, dream, unseen)
     try:
-        content = _page(facts, dream, cases, use, _operations(file, dream, unseen), fps)
+        content = _page(facts, dream, cases, use, operations, fps)
+    except DreamgymError:
+        raise
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise CheckpointError(
             f"{file}: what it says of its run is damaged: expected what train and export write, got "
@@ -86,9 +89,9 @@ def _operations(file: Path, dream: Dream, unseen: Replay) -> Mapping[str, float]
     folder = run_of(file)
     if folder is None:
         return {}
-    first = max(0, len(unseen) - _COUNTED_FRAMES)
-    config = folder.config()
-    some = join_episodes([(unseen, first, len(unseen))], _COUNTED_FRAMES)
+    config, spans = folder.config(), [(unseen, *span) for span in unseen.iter_episodes()]
+    needed = next((n for n in range(1, len(spans)) if sum(b - a for _, a, b in spans[-n:]) >= _COUNTED_FRAMES), 0)
+    some = join_episodes(spans[-needed:], _COUNTED_FRAMES)
     if len(some) < max(config.fit.sequence_length + 2, config.dream.context):
         return {}
     return count_operations(config, dream.world_model, some)
