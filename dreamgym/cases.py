@@ -9,7 +9,7 @@ import numpy as np
 from dreamgym.checkpoint import Dream
 from dreamgym.fidelity import MOVING
 from dreamgym.held_out import FloatArray
-from dreamgym.video import Comparison, compare_rollouts, drawn_starts
+from dreamgym.video import Comparison, compare_many
 
 if TYPE_CHECKING:
     from dreamgym.replay import Replay
@@ -66,11 +66,9 @@ def representative_cases(
         The best, the median and the worst by the mean of :func:`moving_error`; fewer where there are fewer starts.
 
     Raises:
-        InvalidInputError: there is no real experience, or a horizon below one.
+        InvalidInputError: there is no real experience, or a horizon or number of starts below one.
     """
-    context = dream.starts.latents.shape[1]
-    places = drawn_starts(replay, context, horizon, starts, np.random.default_rng(seed))
-    shown = [compare_rollouts(dream, replay, start=int(place), horizon=horizon, seed=seed) for place in places]
+    shown = compare_many(dream, replay, starts=starts, horizon=horizon, seed=seed)
     background = replay.background().astype(np.float64)
     errors = [float(moving_error(one, background)[1:].mean()) for one in shown]
     order = np.argsort(errors, kind="stable")

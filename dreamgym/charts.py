@@ -18,8 +18,8 @@ COLOURS = 6
 
 _WIDTH, _HEIGHT = 340, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 36
-_FAR = 1.5
-"""A reference line that would make the axis longer than so many times what the data take is left out, and named."""
+_FAR = 8.0
+"""A reference line that would make the axis longer than so many times what the rest takes is left out, and named."""
 
 _MARKS = ("circle", "square", "diamond", "triangle", "cross", "bar")
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "12 4")
@@ -166,14 +166,12 @@ def _entry(swatch: str, label: str) -> str:
 def _near(
     values: Sequence[float], references: Sequence[tuple[str, float]]
 ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """References near enough to be drawn, nearest first, and the others."""
+    """References that are drawn, nearest first, and those too far away: the nearest two are drawn wherever they lie."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     near: list[tuple[str, float]] = []
     far: list[tuple[str, float]] = []
     for label, value in sorted(references, key=lambda named: max(low - named[1], named[1] - high)):
-        longer = max(high, value) - min(low, value)
-        # The first is always drawn: scores that do not vary span nothing.
-        if not near or longer <= (1 + _FAR) * (high - low):
+        if len(near) < 2 or max(high, value) - min(low, value) <= _FAR * (high - low):
             near.append((label, value))
             low, high = min(low, value), max(high, value)
         else:

@@ -262,7 +262,8 @@ def report(
 
     One file that needs no network, also for a phone. Every run writes its own when it ends. An exported file or an id
     without a run holds less: the scores and the fidelity after the last round, but no dreamt returns, no times by
-    phase. The page says so. Where there are no held-out episodes, the game is played anew for the pictures, as compare does.
+    phase. The page says so. Where there are no held-out episodes, the game is played anew for the pictures, as compare
+    does.
 
     Args:
         run: a run folder, finished or not, a dream's file, or the id of a dream.

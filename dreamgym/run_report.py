@@ -409,11 +409,12 @@ def _codebook(use: CodebookUse) -> str:
     said = (
         f"{use.used} of {codes} codes are used in {use.frames:,} real frames; perplexity {use.perplexity:.1f} (as "
         "diverse as so many equally common ones). Each is drawn where it is seen most often, the commonest first, with "
-        "its share of all cells; pale ones were never seen."
+        "its share of all cells."
     )
     order = np.argsort(-use.shares, kind="stable")
     shares = [float(use.shares[code]) for code in order]
-    tiles = "".join(_tile(int(code), use) for code in order)
+    tiles = [_tile(int(code), use) for code in order]
+    seen, never = (f'<ul class="codes">{"".join(part)}</ul>' for part in (tiles[: use.used], tiles[use.used :]))
     total = np.cumsum(shares)
     title = "Use of the codes"
     chart = line_chart(
@@ -432,7 +433,9 @@ def _codebook(use: CodebookUse) -> str:
         chart,
         numbers=pages.table(("code", "share"), rows),
     )
-    drawn = pages.figure("What each code draws", "By share of cells.", f'<ul class="codes">{tiles}</ul>')
+    drawn = pages.figure(
+        "What each code draws", "By share of cells.", seen, pages.folded("Codes that were never seen", never)
+    )
     return pages.section("Codebook", pages.text(said), pages.cards(figure), drawn)
 
 

@@ -84,51 +84,65 @@ def compare_rollouts(
             f"start: expected a record of the replay (0 to {len(replay) - 1}) that another one of its episode follows, "
             f"got {start}."
         )
-    model = dream.world_model
-    first = max(start - context + 1, int(begin[start]))
-    warm = start - first
-    last = min(start + horizon, int(stop[start]) - 1)
-    indices = np.arange(first, last + 1)
-    frames = replay.frames_at(indices, stack=model.frame_stack)
-    codes = model.encode(frames)
-    actions = torch.as_tensor(replay.actions_at(indices[:-1]), device=model.device)
-    generator = torch.Generator(device=model.device)
-    generator.manual_seed(seed)
-    elapsed = torch.as_tensor(replay.elapsed_at(indices[:1]), device=model.device)
-    context = codes[None, : warm + 1]
-    dreamt = open_loop(model, context, actions[None], generator, temperature=dream.temperature, elapsed=elapsed)
-    latents = torch.cat([codes[warm : warm + 1], dreamt.latents[0]])
-    zero = np.zeros(1, dtype=np.float32)
-    return Comparison(
-        real=frames[warm:, -1],
-        dream=model.decode(latents)[:, -1].cpu().numpy(),
-        real_rewards=np.concatenate([zero, replay.rewards_at(indices[warm:-1]).astype(np.float32)]),
-        dream_rewards=np.concatenate([zero, dreamt.rewards[0].float().cpu().numpy()]),
-        real_latents=codes[warm:].cpu().numpy(),
-        dream_latents=latents.cpu().numpy(),
-    )
+    warm = start - max(start - context + 1, int(begin[start]))
+    steps = min(start + horizon, int(stop[start]) - 1) - start
+    return _roll_out(dream, replay, np.array([start]), warm, steps, seed)[0]
 
 
-def drawn_starts(
-    replay: Replay, context: int, horizon: int, count: int, random: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """Moments for :func:`compare_rollouts`, drawn evenly from those with the longest future and a full context.
+def compare_many(
+    dream: Dream, replay: Replay, *, starts: int = 24, horizon: int = 50, seed: int = 0
+) -> list[Comparison]:
+    """Dream on from several drawn moments at once, each as :func:`compare_rollouts` does.
 
     Args:
+        dream: its world model dreams; its start states tell with how many frames of context.
         replay: real experience.
-        context: frames before the dream, the start among them.
-        horizon: steps of the dream that are wanted.
-        count: how many, without replacement; fewer where there are fewer.
-        random: of the draw.
+        starts: how many moments are drawn, evenly and without replacement, from those with the longest future and a
+            full context; fewer where there are fewer.
+        horizon: steps of the dreams; fewer where no episode is as long.
+        seed: of the drawn moments and of what is drawn in the dreams.
 
     Returns:
-        Records of the replay, at least one.
+        What happened and what was dreamt, all of the same length; at least one.
 
     Raises:
-        InvalidInputError: the replay is empty.
+        InvalidInputError: a horizon or number of starts below one, or an empty replay.
     """
-    pool = _full_starts(*episode_spans(replay), context, horizon)
-    return random.choice(pool, size=min(count, len(pool)), replace=False)
+    for name, value in (("horizon", horizon), ("starts", starts)):
+        if value < 1:
+            raise InvalidInputError(f"{name}: expected at least 1, got {value}.")
+    context = dream.starts.latents.shape[1]
+    begin, stop = episode_spans(replay)
+    pool = _full_starts(begin, stop, context, horizon)
+    chosen = np.random.default_rng(seed).choice(pool, size=min(starts, len(pool)), replace=False)
+    # All have the longest past and the longest future that there are.
+    warm = min(int(chosen[0] - begin[chosen[0]]), context - 1)
+    return _roll_out(dream, replay, chosen, warm, min(horizon, int(stop[chosen[0]] - 1 - chosen[0])), seed)
+
+
+def _roll_out(
+    dream: Dream, replay: Replay, starts: npt.NDArray[np.int64], warm: int, steps: int, seed: int
+) -> list[Comparison]:
+    """Dream on for so many steps from each start, after so many frames before it."""
+    model, count = dream.world_model, len(starts)
+    indices = starts[:, None] + np.arange(-warm, steps + 1)
+    frames = replay.frames_at(indices.reshape(-1), stack=model.frame_stack)
+    codes = model.encode(frames).unflatten(0, indices.shape)
+    newest = frames[:, -1].reshape(*indices.shape, *frames.shape[2:])
+    actions = torch.as_tensor(replay.actions_at(indices[:, :-1]), device=model.device)
+    generator = torch.Generator(device=model.device)
+    generator.manual_seed(seed)
+    elapsed = torch.as_tensor(replay.elapsed_at(indices[:, 0]), device=model.device)
+    dreamt = open_loop(model, codes[:, : warm + 1], actions, generator, temperature=dream.temperature, elapsed=elapsed)
+    latents = torch.cat([codes[:, warm : warm + 1], dreamt.latents], dim=1)
+    decoded = model.decode(latents.flatten(0, 1))[:, -1].unflatten(0, (count, steps + 1)).cpu().numpy()
+    nothing = np.zeros((count, 1), dtype=np.float32)
+    real = np.concatenate([nothing, replay.rewards_at(indices[:, warm:-1]).astype(np.float32)], axis=1)
+    expected = np.concatenate([nothing, dreamt.rewards.float().cpu().numpy()], axis=1)
+    return [
+        Comparison(newest[i, warm:], decoded[i], real[i], expected[i], codes[i, warm:].cpu().numpy(), drawn)
+        for i, drawn in enumerate(latents.cpu().numpy())
+    ]
 
 
 def _choose_start(

@@ -40,7 +40,9 @@ class Browser:
 
     def wait(self, script: str) -> Any:
         """What a promise comes to."""
-        return self.driver.execute_async_script(f"const done = arguments[0]; ({script}).then(done, e => done(`${{e}}`));")
+        return self.driver.execute_async_script(
+            f"const done = arguments[0]; ({script}).then(done, e => done(`${{e}}`));"
+        )
 
     def size(self, width: int, height: int) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
