@@ -238,7 +238,8 @@ def compare(
         raise InvalidInputError(f"out: expected a file ending in .mp4, .gif or .png, .html or .csv, got {out}.")
     if len(runs) > 1:
         raise InvalidInputError(f"out: expected a file ending in .html or .csv for {len(runs)} runs, got {out}.")
-    opened = _open(runs[0], device)
+    (run,) = runs
+    opened = _open(run, device)
     seen = compare_rollouts(opened.dream, _unseen(opened, seed), horizon=steps, seed=seed)
     if out.suffix.lower() == ".png":
         write_image(out, strip(seen.real, seen.dream))

@@ -15,7 +15,7 @@ from dreamgym.errors import CheckpointError
 from dreamgym.run_facts import RunFacts, Scored
 from dreamgym.run_report import score_figure
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "run",
     "game",
     "preset",

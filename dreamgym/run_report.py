@@ -206,7 +206,7 @@ def score_figure(name: str, runs: Sequence[RunFacts]) -> str:
 def _dream_figure(scored: Sequence[Scored]) -> list[str]:
     """What the policy gets in its dream beside what it gets in as many real steps; nothing where one is not known."""
     rows = [(s, s.dream, s.per_step) for s in scored if s.dream is not None and s.per_step is not None]
-    known = [(s, dream, each * dream["length"]) for s, dream, each in rows if dream is not None and each is not None]
+    known = [(s, dream, each * dream["length"]) for s, dream, each in rows]
     if not known:
         return [pages.figure("Return in the dream", "It was not recorded: an exported file does not hold it.")]
     steps = [s.interactions for s, _, _ in known]
