@@ -17,7 +17,7 @@ COLOURS = 6
 """How many series a chart tells apart by colour; more begin again."""
 
 _WIDTH, _HEIGHT = 340, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 24, 38
 _FAR = 8.0
 """A reference line that would make the axis longer than so many times what the rest takes is left out, and named."""
 
@@ -213,15 +213,14 @@ def _grid(
         text = x.names[index] if x.names else _number(tick)
         last = place > _WIDTH - 2.5 * _RIGHT
         parts.append(
-            f'<text class="tick" x="{min(place, _WIDTH - 2) if last else place:.1f}" y="{height + 14:.1f}" '
+            f'<text class="tick" x="{min(place, _WIDTH - 2) if last else place:.1f}" y="{height + 17:.1f}" '
             f'text-anchor="{"end" if last else "middle"}">{escape(text)}</text>'
         )
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    upright = (_TOP + _HEIGHT - _BOTTOM) / 2
+    # Above the axis: upright beside it, it would meet long numbers.
     parts.append(
-        f'<text class="axis" x="{middle}" y="{_HEIGHT - 5}" text-anchor="middle">{escape(x.label)}</text>'
-        f'<text class="axis" transform="translate(10 {upright}) rotate(-90)" text-anchor="middle">{escape(y.label)}'
-        "</text>"
+        f'<text class="axis" x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x.label)}</text>'
+        f'<text class="axis" x="2" y="11">{escape(y.label)}</text>'
     )
     return "".join(parts)
 

@@ -106,7 +106,7 @@ def _page(
     fps: float,
 ) -> str:
     return pages.page(
-        f"{facts.game}: {facts.name}",
+        facts.game if facts.name == facts.game else f"{facts.game}: {facts.name}",
         _lead(facts, dream),
         [
             _scores(facts),

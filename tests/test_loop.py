@@ -710,3 +710,10 @@ def test_streams_have_different_seeds_that_never_change():
     assert len(seeds) == 5 * 3 * 20
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert derive_seed(0, "episode", 7) == derive_seed(0, "episode", 7)
+
+
+def test_every_phase_tells_the_most_memory_that_it_held(tmp_path):
+    folder = run(tiny(rounds=1), tmp_path / "run")
+    log = RunFolder(folder).log()
+    assert [entry["phase"] for entry in log] == list(PHASES)
+    assert all(1e8 < entry["memory"] < 1e11 for entry in log)
