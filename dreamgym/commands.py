@@ -236,7 +236,7 @@ def compare(
         return
     if kind not in (".mp4", ".gif", ".png"):
         raise InvalidInputError(f"out: expected a file ending in .mp4, .gif or .png, .html or .csv, got {out}.")
-    if len(runs) > 1:
+    if len(runs) != 1:
         raise InvalidInputError(f"out: expected a file ending in .html or .csv for {len(runs)} runs, got {out}.")
     (run,) = runs
     opened = _open(run, device)
