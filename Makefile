@@ -16,7 +16,7 @@ TEST_JOBS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy DREAMGYM_RUN=$(abspath $(SMOKE))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dream ship wheel test soak lint smoke bench clean
+.PHONY: help venv dream ship wheel test soak lint smoke browser bench clean
 
 help:
 	@echo "make venv    create $(VENV) and install dreamgym with everything that development needs"
@@ -27,6 +27,7 @@ help:
 	@echo "make soak    runs and dreams under ill-treatment for MINUTES=$(MINUTES), at random from SEED= (printed if not given)"
 	@echo "make bench   speed of this machine and of the dream on it"
 	@echo "make lint    ruff and pyright alone"
+	@echo "make browser install Chromium, in which pages are tested, where it is not there (Debian and its like)"
 	@echo "make clean   remove caches and build products ($(VENV) and runs/ stay)"
 
 venv: $(STAMP)
@@ -61,7 +62,16 @@ smoke: venv
 	rm -rf $(SMOKE) .coverage .coverage.*
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m dreamgym train --game Pong --preset smoke --seed 0 --device cpu --out $(SMOKE)
 
-test: lint smoke
+# The tests open pages in it. Packages of the system are only installed where that needs no password.
+browser:
+	@if command -v chromedriver >/dev/null && command -v chromium >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then as=""; elif sudo -n true 2>/dev/null; then as="sudo"; else as="none"; fi; \
+	if [ "$$as" = none ] || ! command -v apt-get >/dev/null; then \
+		echo "The tests need chromium and chromedriver on the PATH, and this make may not install them here." >&2; \
+		echo "On Debian: sudo apt-get install chromium chromium-driver" >&2; exit 1; fi; \
+	$$as apt-get update -qq && $$as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null
+
+test: lint smoke browser
 	$(TEST_ENV) $(BIN)/pytest -n $(TEST_JOBS) --nbmake --cov --cov-append --cov-report=term --cov-fail-under=90 tests notebooks
 
 bench: venv

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import tyro
 
 from dreamgym import __version__
-from dreamgym.commands import compare, evaluate, export, play
+from dreamgym.commands import compare, evaluate, export, play, report
 from dreamgym.errors import ConfigError, DreamgymError, InvalidInputError, SickRunError, StorageError
 from dreamgym.info import info
 from dreamgym.interrupts import Interrupted, stops_on_signals
@@ -237,7 +237,10 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "score in the real game, return in the dream, fidelity of the dream", partial(_parse, evaluate)
     ),
-    "compare": Command("a video of imagined beside real: the same start, the same actions", partial(_parse, compare)),
+    "compare": Command(
+        "a video of imagined beside real, or several runs on one page or in one table", partial(_parse, compare)
+    ),
+    "report": Command("a page on a run for people: scores, fidelity, videos, codebook, times", partial(_parse, report)),
     "play": Command("play inside the dream with the keyboard", partial(_parse, play)),
     "export": Command(
         "a finished run as one small file: dream, policy and where they come from", partial(_parse, export)

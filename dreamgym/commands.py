@@ -1,4 +1,4 @@
-"""What the command line's commands do, training and ``info`` aside: evaluate, compare, export, play.
+"""What the command line's commands do, training and ``info`` aside: evaluate, compare, report, export, play.
 
 Their signatures and docstrings are their ``--help``. What needs torch is imported by the command that needs it.
 """
@@ -193,21 +193,26 @@ def _at_least(least: int, **values: float) -> None:
 
 
 def compare(
-    run: RunOrId,
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_ID...")],
     out: Path,
     steps: int = 50,
     seed: int = 0,
     fps: int = 8,
     device: str = "auto",
 ) -> None:
-    """Put the dream beside the real game: the same start, the same actions.
+    """Put the dream beside the real game, the same start, the same actions; or several runs beside each other.
 
-    The real stretch is one that the world model was not fitted to: from the run's last evaluations, or, where there is
-    only a dream and no run, played anew: by the agent that came with the dream, else with random actions.
+    Of one run: a video, or a strip of frames. The real stretch is one that the world model was not fitted to: from the
+    run's last evaluations, or, where there is only a dream and no run, played anew: by the agent that came with the
+    dream, else with random actions.
+
+    Of several: a page with their real scores by real steps, with intervals, beside published ones and a table, or a
+    table for other programs with a row for every scored round.
 
     Args:
-        run: a run folder, a dream's file, or the id of a dream.
-        out: a video (.mp4 or .gif), or a strip of frames (.png).
+        runs: run folders, dreams' files, or ids of dreams.
+        out: of one run a video (.mp4 or .gif) or a strip of frames (.png); of any number a page (.html) or a table
+            (.csv).
         steps: length of the dream.
         seed: of the real game, of the start and of the dream.
         fps: frames a second of the video; the game itself runs at 15.
@@ -217,8 +222,23 @@ def compare(
 
     _at_least(1, steps=steps, fps=fps)
     _at_least(0, seed=seed)
-    if out.suffix.lower() not in (".mp4", ".gif", ".png"):
-        raise InvalidInputError(f"out: expected a file ending in .mp4, .gif or .png, got {out}.")
+    kind = out.suffix.lower()
+    if not runs:
+        raise InvalidInputError("runs: expected at least one run folder, file or id, got none.")
+    if kind in (".html", ".csv"):
+        from dreamgym.run_comparison import write_page, write_table
+        from dreamgym.run_facts import run_facts
+
+        print("device: cpu (nothing is computed)")
+        known = [run_facts(run) for run in runs]
+        (write_page if kind == ".html" else write_table)(out, known)
+        print(f"{out}: {len(known)} runs, {sum(len(one.scored) for one in known)} scores")
+        return
+    if kind not in (".mp4", ".gif", ".png"):
+        raise InvalidInputError(f"out: expected a file ending in .mp4, .gif or .png, .html or .csv, got {out}.")
+    if len(runs) != 1:
+        raise InvalidInputError(f"out: expected a file ending in .html or .csv for {len(runs)} runs, got {out}.")
+    (run,) = runs
     opened = _open(run, device)
     seen = compare_rollouts(opened.dream, _unseen(opened, seed), horizon=steps, seed=seed)
     if out.suffix.lower() == ".png":
@@ -231,6 +251,39 @@ def compare(
         f"{out}: {len(seen.real) - 1} steps; {same:.0%} of the dreamt codes are the real ones; "
         f"rewards add up to {seen.real_rewards.sum():+.1f} in the game and {seen.dream_rewards.sum():+.1f} in the dream"
     )
+
+
+def report(
+    run: RunOrId,
+    out: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Write a page on a run that people can read: scores, fidelity, videos, codebook, times, settings.
+
+    One file that needs no network, also for a phone. Every run writes its own when it ends. An exported file or an id
+    without a run holds less: the scores and the fidelity after the last round, but no dreamt returns, no times by
+    phase. The page says so. Where there are no held-out episodes, the game is played anew for the pictures, as compare
+    does.
+
+    Args:
+        run: a run folder, finished or not, a dream's file, or the id of a dream.
+        out: the page (.html); by default report.html in the run's folder, and for a file <file's name>.html here.
+        seed: of the real game, of the drawn starts and of the dreams.
+        device: auto, cpu, cuda or cuda:<index>.
+    """
+    from dreamgym.run_folder import run_of
+    from dreamgym.run_report import REPORT_FILE, write_report
+
+    _at_least(0, seed=seed)
+    if out is not None and out.suffix.lower() != ".html":
+        raise InvalidInputError(f"out: expected a file ending in .html, got {out}.")
+    opened = _open(run, device)
+    if out is None:
+        own = run_of(opened.file) is not None
+        out = opened.file.parent / REPORT_FILE if own else Path(f"{opened.file.stem}.html")
+    write_report(out, opened.file, opened.dream, _unseen(opened, seed), seed=seed)
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
 
 
 def _unseen(opened: "_Opened", seed: int) -> "Replay":

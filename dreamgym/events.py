@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dreamgym.held_out import MARGIN, BoolArray, FloatArray, HeldOutWindows
+from dreamgym.held_out import MARGIN, BoolArray, FloatArray, HeldOutWindows, IntArray
 
 THRESHOLD = 0.5
 """Expected reward (or probability of an end), summed over the margin, from which on an event counts as predicted."""
@@ -36,7 +36,10 @@ class Events(NamedTuple):
     expected: FloatArray
 
 
-def event_metrics(windows: HeldOutWindows, rewards: FloatArray, ends: FloatArray) -> dict[str, float]:
+Metrics = dict[str, float | list[float]]
+
+
+def event_metrics(windows: HeldOutWindows, rewards: FloatArray, ends: FloatArray) -> Metrics:
     """Compare what was dreamt with what happened.
 
     Args:
@@ -57,8 +60,8 @@ def event_metrics(windows: HeldOutWindows, rewards: FloatArray, ends: FloatArray
         **_recall("end_recall", [ended], also=[(0, 10)]),
         **_certainty("precision_lost", None, [lost], windows),
         **_certainty("precision_won", None, [won], windows),
-        **_certainty("precision", "calibration_error", [lost, won], windows),
-        **_certainty("end_precision", "end_calibration_error", [ended], windows),
+        **_certainty("precision", "calibration", [lost, won], windows),
+        **_certainty("end_precision", "end_calibration", [ended], windows),
         **_means("reward", "", windows.rewards, rewards, windows),
         **_means("reward", "_lost", lost.happened, lost.expected, windows),
         **_means("reward", "_won", won.happened, won.expected, windows),
@@ -83,14 +86,13 @@ def _recall(name: str, kinds: Sequence[Events], also: Sequence[tuple[int, int]] 
     }
 
 
-def _certainty(
-    precision: str, calibration: str | None, kinds: Sequence[Events], windows: HeldOutWindows
-) -> dict[str, float]:
+def _certainty(precision: str, calibration: str | None, kinds: Sequence[Events], windows: HeldOutWindows) -> Metrics:
     """The fraction of dreamt events that are real, and how far the dream is from knowing that fraction."""
     horizon = windows.real.shape[1]
     sure: list[FloatArray] = []
     true: list[BoolArray] = []
     weight: list[FloatArray] = []
+    when: list[IntArray] = []
     for kind in kinds:
         confidence = dreamt_events(np.where(windows.counted, kind.expected, 0))[:, :horizon]
         near = _window_sum(kind.happened.astype(np.float64))[:, MARGIN:-MARGIN] > 0
@@ -98,14 +100,37 @@ def _certainty(
         sure.append(confidence[rows, steps])
         true.append(near[rows, steps])
         weight.append(windows.weight[rows])
+        when.append(steps)
     confidences, trues, weights = np.concatenate(sure), np.concatenate(true), np.concatenate(weight)
-    found = confidences >= THRESHOLD
-    metrics: dict[str, float] = {}
-    if found.any():
-        metrics[precision] = float(weights[found & trues].sum() / weights[found].sum())
+    found, steps = confidences >= THRESHOLD, np.concatenate(when)
+    metrics: Metrics = {}
+    ranges = {f"{precision}_{low}_{high}": (low, high) for low, high in pairwise(STEP_EDGES)}
+    for name, (low, high) in {precision: (0, horizon), **ranges}.items():
+        inside = found & (low <= steps) & (steps < high)
+        if inside.any():
+            metrics[name] = float(weights[inside & trues].sum() / weights[inside].sum())
     if calibration is not None and len(confidences):
-        metrics[calibration] = calibration_error(confidences, trues, weights)
+        metrics[f"{calibration}_error"] = calibration_error(confidences, trues, weights)
+        metrics |= {f"{calibration}_{name}": part for name, part in _by_bin(confidences, trues, weights).items()}
     return metrics
+
+
+def _by_bin(confidence: FloatArray, true: BoolArray, weight: FloatArray) -> dict[str, list[float]]:
+    """Of each bin that holds events: how sure the dream is of them, the fraction that is real, its share of them."""
+    bins = _bins(confidence)
+    held, sure, real = (
+        np.bincount(bins, part, CALIBRATION_BINS) for part in (weight, weight * confidence, weight * true)
+    )
+    full = held > 0
+    return {
+        "confidence": (sure[full] / held[full]).tolist(),
+        "real": (real[full] / held[full]).tolist(),
+        "share": (held[full] / held.sum()).tolist(),
+    }
+
+
+def _bins(confidence: FloatArray) -> IntArray:
+    return np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
 def calibration_error(confidence: FloatArray, true: BoolArray, weight: FloatArray | None = None) -> float:
@@ -126,8 +151,7 @@ def calibration_error(confidence: FloatArray, true: BoolArray, weight: FloatArra
         In [0, 1]; 0 is perfect. With few events chance alone makes it larger, about 0.1 for fifty of them.
     """
     weight = np.ones(len(confidence)) if weight is None else weight
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    surplus = np.bincount(bins, weight * (confidence - true), CALIBRATION_BINS)
+    surplus = np.bincount(_bins(confidence), weight * (confidence - true), CALIBRATION_BINS)
     return float(np.abs(surplus).sum() / weight.sum())
 
 

@@ -162,9 +162,12 @@ def fidelity(
         ``end_recall_a_b``, ``end_recall_0_10``: of ends.
 
         From all windows, weighted so as to stand for the held-out experience as it is: ``precision``,
-        ``precision_lost``, ``precision_won``, ``end_precision``: the fraction of dreamt events that are real;
-        ``calibration_error``, ``end_calibration_error``: the mean distance between how sure the dream is of its events
-        and the fraction of them that is real (:func:`dreamgym.events.calibration_error`); ``reward_dream``,
+        ``precision_lost``, ``precision_won``, ``end_precision``, and each with ``_a_b`` behind it: the fraction of
+        dreamt events that are real; ``calibration_error``, ``end_calibration_error``: the mean distance between how
+        sure the dream is of its events and the fraction of them that is real
+        (:func:`dreamgym.events.calibration_error`); ``calibration_confidence``, ``calibration_real`` and
+        ``calibration_share`` (lists by bin, empty bins left out; of ends with ``end_`` before them): how sure it is,
+        the fraction that is real, and the bin's share of the dreamt events; ``reward_dream``,
         ``reward_real`` and ``reward_ratio``: mean reward per step and dream over game (which says little where lost and
         won points cancel); with ``_lost`` and ``_won`` behind it: of one sign alone, events per step, so that the ratio
         is that of expected to real events; ``end_dream``, ``end_real``, ``end_ratio``: the same of ends;

@@ -1,7 +1,10 @@
-"""What a machine is and how fast it multiplies matrices: the measure that every time is printed beside."""
+"""What a machine is, how fast it multiplies matrices, the measure that every time is printed beside, and its memory."""
 
+import importlib
 import platform
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -48,6 +51,28 @@ def describe_machine(device: torch.device) -> str:
     else:
         name = f"{_processor()}, {torch.get_num_threads()} threads"
     return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held, a graphics card's aside; 0 where the system does not say (Windows)."""
+    if sys.platform == "win32":
+        return 0
+    resource = importlib.import_module("resource")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Let :func:`most_memory` count from now on; where the system knows no such thing it goes on from the start."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def most_memory(device: torch.device) -> dict[str, int]:
+    """The most bytes held since :func:`forget_peak_memory`: ``memory``, and on a graphics card ``gpu_memory``."""
+    held = {"memory": peak_memory()}
+    return held | ({"gpu_memory": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {})
 
 
 def _processor() -> str:

@@ -26,7 +26,7 @@ from dreamgym.agent import (
     save_agent,
     set_parameters,
 )
-from dreamgym.checkpoint import Dream, StartStates, save_dream
+from dreamgym.checkpoint import DREAM_FILE, Dream, StartStates, save_dream
 from dreamgym.collect import GameSession, SessionGames, collect_random, collect_with
 from dreamgym.config import RunConfig, per_round
 from dreamgym.device import resolve_device
@@ -36,7 +36,7 @@ from dreamgym.errors import CheckpointError, ConfigError, DreamgymError, ReplayE
 from dreamgym.evaluate import RandomPolicy, evaluate_dream, evaluate_real, random_score
 from dreamgym.fidelity import fidelity
 from dreamgym.fit import Fitter
-from dreamgym.hardware import describe_machine, matmul_rates
+from dreamgym.hardware import describe_machine, forget_peak_memory, matmul_rates, most_memory
 from dreamgym.health import LOWER_RATE, below_random, finite_weights, sick_agent, sick_fit
 from dreamgym.held_out import MOST_HELD_OUT, longest_episode, missing_episodes
 from dreamgym.observations import ObservationBuilder
@@ -49,6 +49,7 @@ from dreamgym.replay import Replay
 from dreamgym.report import Record, flat_numbers, rollout_strip, round_line, summary_table, write_comparison
 from dreamgym.run_folder import Progress, RunFolder, derive_seed, evaluations
 from dreamgym.run_lock import locked
+from dreamgym.run_report import REPORT_FILE, write_report
 from dreamgym.sb3 import VectorEnvAdapter, is_on_policy, lower_rate, make_sb3_env
 from dreamgym.storage import check_clock, storage_faults
 from dreamgym.world_model import WorldModel, WorldModelConfig
@@ -172,6 +173,7 @@ class _Run:
         }
         while state.round < config.rounds:
             started, round_index, phase = time.monotonic(), state.round, state.phase
+            forget_peak_memory(self.device)
             try:
                 record = phases[phase](round_index)
             except SickRunError as error:
@@ -185,7 +187,7 @@ class _Run:
                 record["sick"] = list(state.sick)
             if state.damage:
                 record["damage"] = list(state.damage)
-            self.folder.finish_phase(state, {"seconds": seconds, **record})
+            self.folder.finish_phase(state, {"seconds": seconds, **most_memory(self.device), **record})
             if phase == "evaluate":
                 self._say(round_line(self.folder.log(), round_index, state.seconds))
         self._finish(rates)
@@ -623,7 +625,9 @@ class _Run:
         measured = {f"round {e['round'] + 1}": e["fidelity"] for e in evaluated[-1:] if "fidelity" in e}
         if measured:
             plot_fidelity(path / "fidelity.png", measured, title="Fidelity on held-out real episodes")
-        video = write_comparison(self._dream(self.config.rounds - 1), self._shown(), path / "imagined_vs_real.mp4")
+        dream, shown = self._dream(self.config.rounds - 1), self._shown()
+        video = write_comparison(dream, shown, path / "imagined_vs_real.mp4")
+        report = write_report(path / REPORT_FILE, path / DREAM_FILE, dream, shown)
         self._say(summary_table(log))
         for damage in self.state.damage:
             self._say(f"Damaged: {damage}")
@@ -632,7 +636,7 @@ class _Run:
             f"{sum(self.world_model.parameter_counts().values()):,} parameters in the world model; "
             f"{self.state.seconds / 60:.1f} min of phases on {describe_machine(self.device)} at "
             f"{rates['bfloat16']:.0f} GFLOP/s bfloat16 (2048^3 matrix product); "
-            f"{self.state.imagined_steps:,} imagined steps.\nVideo: {video}"
+            f"{self.state.imagined_steps:,} imagined steps.\nVideo: {video}\nReport: {report}"
         )
 
     def _shown(self) -> Replay:

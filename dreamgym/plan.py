@@ -5,9 +5,8 @@ imagined steps. A few of each are done on a short random game and networks that 
 does its configuration says.
 """
 
-import importlib
+import copy
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from dreamgym.collect import GameSession, collect_random
 from dreamgym.config import RunConfig, per_round
 from dreamgym.evaluate import RandomPolicy
 from dreamgym.fit import Fitter
-from dreamgym.hardware import describe_machine, matmul_rates
+from dreamgym.hardware import describe_machine, matmul_rates, peak_memory
 from dreamgym.latents import encode_replay
 from dreamgym.loop import game_actions
 from dreamgym.models.candidates import CandidateHead
@@ -160,6 +159,31 @@ def plan(config: RunConfig, device: torch.device, seconds: float = 20.0) -> Plan
     """
     rates = matmul_rates(device)
     probe = _Probe(config, device)
+    costs = _costs(probe, seconds)
+    held_out = _counts(config)["held_out"]
+    return Plan(describe_machine(device), rates, costs, probe.memory(), probe.disk(held_out))
+
+
+def count_operations(config: RunConfig, model: WorldModel, replay: Replay) -> dict[str, float]:
+    """Floating-point operations of a run's phases: of its own networks, one call of each kind, multiplied.
+
+    Args:
+        config: of the run.
+        model: its world model; stays as it is.
+        replay: some real experience, which is looked at but not played on; stays as it is but for its visits.
+
+    Returns:
+        Operations of the convolutions and matrix products of all rounds, by phase.
+    """
+    phases: dict[str, float] = {}
+    for cost in _costs(_Probe(config, model.device, copy.deepcopy(model), replay), 0.0):
+        phases[cost.phase] = phases.get(cost.phase, 0.0) + cost.flop
+    return phases
+
+
+def _costs(probe: "_Probe", seconds: float) -> tuple[Cost, ...]:
+    """What every kind of work takes; for 0 seconds operations are counted, and no times measured."""
+    config = probe.config
     random_step = probe.collect(0.15 * seconds)
     codec = probe.codec(0.1 * seconds)
     encode = probe.encode(0.1 * seconds)
@@ -169,12 +193,12 @@ def plan(config: RunConfig, device: torch.device, seconds: float = 20.0) -> Plan
     together = probe.play(config.evaluate.num_envs, 0.05 * seconds)
     counts = _counts(config)
     length = probe.episode_length
-    dreamt = probe.dream_step()
+    dreamt = probe.dream_step(0.5 if seconds else 0.0)
     # A step alone, and an imagined one but for the dream's part: the policy's update.
     learned = tuple(
         step + max(0.0, taught - dreamed) for step, taught, dreamed in zip(alone, imagined, dreamt, strict=True)
     )
-    costs = (
+    return (
         Cost("collect", "random real steps", config.collect.first_steps, *random_step),
         Cost("collect", "real steps of the agent", counts["collected"], *alone),
         Cost("collect", "real steps it learns from", counts["learned"], *learned),
@@ -187,7 +211,6 @@ def plan(config: RunConfig, device: torch.device, seconds: float = 20.0) -> Plan
         Cost("evaluate", "random real steps", round(config.evaluate.final_episodes * length), *random_step),
         Cost("evaluate", "imagined steps", counts["measured"], *dreamt),
     )
-    return Plan(describe_machine(device), rates, costs, probe.memory(), probe.disk(counts["held_out"]))
 
 
 def _counts(config: RunConfig) -> dict[str, int]:
@@ -226,10 +249,17 @@ def _counts(config: RunConfig) -> dict[str, int]:
 
 
 class _Probe:
-    """A short game, and networks that have just begun to learn from it."""
+    """A short game, and networks that have just begun to learn from it; or a run's own experience and networks."""
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        device: torch.device,
+        model: WorldModel | None = None,
+        replay: Replay | None = None,
+    ) -> None:
         self.config, self.device = config, device
+        self._young = model is None
         self.game: dict[str, Any] = {
             "sticky_actions": config.game_options.sticky_actions,
             "noop_max": config.game_options.noop_max,
@@ -240,7 +270,8 @@ class _Probe:
         shape = actions.shape or ()
         capacity = max(20_000, config.collect.first_steps)
         frame = config.codec.frame
-        self.replay = Replay(capacity, frame) if count else Replay(capacity, frame, shape, np.float32)
+        empty = Replay(capacity, frame) if count else Replay(capacity, frame, shape, np.float32)
+        self.replay = empty if replay is None else replay
         self._session = GameSession(env, self.replay, lambda episode: episode)
         self._policy = RandomPolicy(env.action_space, 0)
         self._env = env
@@ -252,7 +283,7 @@ class _Probe:
             dynamics=config.dynamics,
             bf16=config.bf16,
         )
-        self.model = WorldModel(settings, seed=0).to(device)
+        self.model = WorldModel(settings, seed=0).to(device) if model is None else model
         self._metadata: dict[str, Any] = {"game": config.game, "horizon": config.dream.horizon}
         if isinstance(actions, spaces.Box):
             self._metadata |= {"action_low": actions.low.tolist(), "action_high": actions.high.tolist()}
@@ -271,7 +302,10 @@ class _Probe:
         return len(self.replay) / max(1, ends)
 
     def collect(self, seconds: float) -> tuple[float, float]:
-        """A step of random play."""
+        """A step of random play, of which there are enough in a run's own experience."""
+        if not self._young:
+            self._env.close()
+            return 0.0, 0.0
         least = max(_FEWEST, self.config.fit.sequence_length + 2, self.config.dream.context)
         steps, started = 0, time.perf_counter()
         while steps < least or (time.perf_counter() - started < seconds and steps < self.replay.capacity):
@@ -283,12 +317,15 @@ class _Probe:
 
     def codec(self, seconds: float) -> tuple[float, float]:
         """An update of the codec."""
-        self._fitter.prepare_codec(self.replay)
+        if self._young:
+            self._fitter.prepare_codec(self.replay)
         found = self._measure(
             seconds,
             lambda: self._fitter._codec_update(self.replay, self._rng, self._generator),  # pyright: ignore[reportPrivateUsage]
             1,
         )
+        if not self._young:
+            return found
         # After so few updates all cells would have the same code, and nothing would ever change.
         self.model.codec.settle(self._frames(), self._generator)
         if self.config.codec.sprites:
@@ -308,7 +345,7 @@ class _Probe:
 
     def dynamics(self, seconds: float) -> tuple[float, float]:
         """An update of the dynamics, once they know how few cells may change."""
-        fitter, updates = self._fitter, 10
+        fitter, updates = self._fitter, 10 if seconds else 1
         if self.config.fit.interleaved:
 
             def act() -> Any:
@@ -320,8 +357,9 @@ class _Probe:
             def act() -> Any:
                 return fitter.fit_dynamics(self.replay, latents, updates, self._rng, self._generator, progress=False)
 
-        act()
-        self._mature()
+        if self._young:
+            act()
+            self._mature()
         return self._measure(seconds, act, updates)
 
     def _mature(self) -> None:
@@ -387,7 +425,7 @@ class _Probe:
         finally:
             real.close()
 
-    def dream_step(self) -> tuple[float, float]:
+    def dream_step(self, seconds: float) -> tuple[float, float]:
         """An imagined step, of as many as fidelity is measured on at once."""
         starts = self._opened().starts
         count = self.config.dream.num_envs
@@ -396,17 +434,13 @@ class _Probe:
         shape = (count, self.model.num_actions) if self.model.config.continuous else (count,)
         kind = torch.float32 if self.model.config.continuous else torch.int64
         actions = torch.zeros(shape, dtype=kind, device=self.device)
-        return self._measure(0.5, lambda: simulator.step(actions), count)
+        return self._measure(seconds, lambda: simulator.step(actions), count)
 
     def memory(self) -> float:
         """Bytes, without a graphics card's: the most held so far (0 on Windows), and the rest of the experience."""
-        peak = 0
-        if sys.platform != "win32":
-            resource = importlib.import_module("resource")
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         latent = math.prod(self.model.codec.latent_shape)
         more = self.config.interactions - len(self.replay)
-        return peak + max(0, more) * math.prod(self.config.codec.frame) + self.config.interactions * latent
+        return peak_memory() + max(0, more) * math.prod(self.config.codec.frame) + self.config.interactions * latent
 
     def disk(self, held_out: int) -> float:
         """Bytes of a finished run: experience as it is packed, and the weights of the last two rounds.
@@ -438,10 +472,12 @@ class _Probe:
         return self._dream
 
     def _measure(self, seconds: float, act: Callable[[], Any], items: int) -> tuple[float, float]:
-        """Seconds and operations of one of a call's ``items``."""
+        """Seconds and operations of one of a call's ``items``; for 0 seconds the operations alone."""
         with FlopCounterMode(display=False) as counter:
             act()
         self._wait()
+        if not seconds:
+            return 0.0, counter.get_total_flops() / items
         calls, begun = 0, time.perf_counter()
         while calls == 0 or time.perf_counter() - begun < seconds:
             act()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -83,29 +84,65 @@ def compare_rollouts(
             f"start: expected a record of the replay (0 to {len(replay) - 1}) that another one of its episode follows, "
             f"got {start}."
         )
-    model = dream.world_model
-    first = max(start - context + 1, int(begin[start]))
-    warm = start - first
-    last = min(start + horizon, int(stop[start]) - 1)
-    indices = np.arange(first, last + 1)
-    frames = replay.frames_at(indices, stack=model.frame_stack)
-    codes = model.encode(frames)
-    actions = torch.as_tensor(replay.actions_at(indices[:-1]), device=model.device)
+    warm = start - max(start - context + 1, int(begin[start]))
+    steps = min(start + horizon, int(stop[start]) - 1) - start
+    return _roll_out(dream, replay, np.array([start]), warm, steps, seed)[0]
+
+
+def compare_many(
+    dream: Dream, replay: Replay, *, starts: int = 24, horizon: int = 50, seed: int = 0
+) -> list[Comparison]:
+    """Dream on from several drawn moments at once, each as :func:`compare_rollouts` does.
+
+    Args:
+        dream: its world model dreams; its start states tell with how many frames of context.
+        replay: real experience.
+        starts: how many moments are drawn, evenly and without replacement, from those with the longest future and a
+            full context; fewer where there are fewer.
+        horizon: steps of the dreams; fewer where no episode is as long.
+        seed: of the drawn moments and of what is drawn in the dreams.
+
+    Returns:
+        What happened and what was dreamt, all of the same length; at least one.
+
+    Raises:
+        InvalidInputError: a horizon or number of starts below one, or an empty replay.
+    """
+    for name, value in (("horizon", horizon), ("starts", starts)):
+        if value < 1:
+            raise InvalidInputError(f"{name}: expected at least 1, got {value}.")
+    context = dream.starts.latents.shape[1]
+    begin, stop = episode_spans(replay)
+    pool = _full_starts(begin, stop, context, horizon)
+    chosen = np.random.default_rng(seed).choice(pool, size=min(starts, len(pool)), replace=False)
+    # All have the longest past and the longest future that there are.
+    warm = min(int(chosen[0] - begin[chosen[0]]), context - 1)
+    return _roll_out(dream, replay, chosen, warm, min(horizon, int(stop[chosen[0]] - 1 - chosen[0])), seed)
+
+
+def _roll_out(
+    dream: Dream, replay: Replay, starts: npt.NDArray[np.int64], warm: int, steps: int, seed: int
+) -> list[Comparison]:
+    """Dream on for so many steps from each start, after so many frames before it."""
+    model, count = dream.world_model, len(starts)
+    indices = starts[:, None] + np.arange(-warm, steps + 1)
+    frames = replay.frames_at(indices.reshape(-1), stack=model.frame_stack)
+    codes = model.encode(frames).unflatten(0, indices.shape)
+    newest = frames[:, -1].reshape(*indices.shape, *frames.shape[2:])
+    actions = torch.as_tensor(replay.actions_at(indices[:, :-1]), device=model.device)
     generator = torch.Generator(device=model.device)
     generator.manual_seed(seed)
-    elapsed = torch.as_tensor(replay.elapsed_at(indices[:1]), device=model.device)
-    context = codes[None, : warm + 1]
-    dreamt = open_loop(model, context, actions[None], generator, temperature=dream.temperature, elapsed=elapsed)
-    latents = torch.cat([codes[warm : warm + 1], dreamt.latents[0]])
-    zero = np.zeros(1, dtype=np.float32)
-    return Comparison(
-        real=frames[warm:, -1],
-        dream=model.decode(latents)[:, -1].cpu().numpy(),
-        real_rewards=np.concatenate([zero, replay.rewards_at(indices[warm:-1]).astype(np.float32)]),
-        dream_rewards=np.concatenate([zero, dreamt.rewards[0].float().cpu().numpy()]),
-        real_latents=codes[warm:].cpu().numpy(),
-        dream_latents=latents.cpu().numpy(),
-    )
+    elapsed = torch.as_tensor(replay.elapsed_at(indices[:, 0]), device=model.device)
+    dreamt = open_loop(model, codes[:, : warm + 1], actions, generator, temperature=dream.temperature, elapsed=elapsed)
+    latents = torch.cat([codes[:, warm : warm + 1], dreamt.latents], dim=1)
+    decoded = model.decode(latents.flatten(0, 1))[:, -1].unflatten(0, (count, steps + 1)).cpu().numpy()
+    nothing = np.zeros((count, 1), dtype=np.float32)
+    real = np.concatenate([nothing, replay.rewards_at(indices[:, warm:-1]).astype(np.float32)], axis=1)
+    expected = np.concatenate([nothing, dreamt.rewards.float().cpu().numpy()], axis=1)
+    return [
+        Comparison(newest[i, warm:], decoded[i], real[i], expected[i], codes[i, warm:].cpu().numpy(), drawn)
+        for i, drawn in enumerate(latents.cpu().numpy())
+    ]
 
 
 def _choose_start(
@@ -116,13 +153,20 @@ def _choose_start(
     random: np.random.Generator,
 ) -> int:
     """A start frame drawn uniformly from those with the longest future, up to the horizon, and a full context."""
+    return int(random.choice(_full_starts(begin, stop, context, horizon)))
+
+
+def _full_starts(
+    begin: npt.NDArray[np.int64], stop: npt.NDArray[np.int64], context: int, horizon: int
+) -> npt.NDArray[np.int64]:
+    """Records with the longest future, up to the horizon, among those with the longest context, up to a full one."""
     if not len(begin):
         raise InvalidInputError("replay: expected real experience to compare with, got an empty replay.")
     records = np.arange(len(begin))
     past = np.minimum(records - begin + 1, context)
     future = np.minimum(stop - 1 - records, horizon)
     future = np.where(past == past[future > 0].max(initial=0), future, 0)
-    return int(random.choice(np.flatnonzero(future == future.max())))
+    return np.flatnonzero(future == future.max())
 
 
 def side_by_side(
@@ -249,14 +293,33 @@ def _write_gif(path: Path, frames: Frames, fps: float) -> None:
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
 
 
-def _write_mp4(path: Path, frames: Frames, fps: float) -> None:
+def _write_mp4(path: Path, frames: Frames, fps: float, codec: str = "mp4v") -> None:
     height, width = frames.shape[1:3]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (width, height))
     if not writer.isOpened():
-        raise InvalidInputError(f"path: this build of OpenCV cannot write {path.suffix}; use .gif.")
+        raise InvalidInputError(f"path: this build of OpenCV cannot write {path.suffix} of {codec}; use .gif.")
     for frame in frames:
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     writer.release()
+
+
+def browser_video(frames: Frames, fps: float = 15) -> bytes:
+    """A video that browsers play, which they do not with those of :func:`write_video`: an MP4 of VP9.
+
+    Args:
+        frames: uint8 (time, height, width, 3) in RGB.
+        fps: frames per second.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        InvalidInputError: this build of OpenCV lacks the codec.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "video.mp4"
+        _write_mp4(file, frames, fps, "vp09")
+        return file.read_bytes()
 
 
 def write_image(path: str | Path, image: Frames) -> Path:

@@ -50,7 +50,7 @@ def output_of(*arguments: str) -> str:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert all(f"  {name} " in printed for name in ("train", "evaluate", "compare", "export", "play", "info"))
+    assert all(f"  {name} " in printed for name in ("train", "evaluate", "compare", "report", "export", "play", "info"))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         ("evaluate", ("RUN_OR_ID", "--episodes", "--seed", "--json")),
         ("compare", ("RUN_OR_ID", "--out")),
+        ("report", ("RUN_OR_ID", "--out", "--seed", "--device")),
         ("export", ("RUN_OR_ID", "--out", "--starts", "--megabytes", "--device")),
         ("play", ("RUN_OR_ID",)),
         ("info", ("RUN_OR_ID", "--preset", "--actions", "--frames", "--json")),

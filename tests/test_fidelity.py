@@ -411,3 +411,16 @@ def test_at_temperature_zero_one_dream_comes_of_a_context_and_the_likelihood_sta
     assert not torch.equal(dream(1.0, 1).latents, dream(1.0, 2).latents)
     # Before anything was drawn, both saw the same.
     assert torch.equal(cold[0].log_likelihood[:, 0], dream(1.0, 1).log_likelihood[:, 0])
+
+
+def test_precision_is_told_by_range_of_steps_and_calibration_by_bin():
+    measured = measure(Knowing())
+    for name in ("precision_0_5", "precision_lost_10_15", "precision_won_15_25", "end_precision_5_10"):
+        assert measured.get(name, 1.0) == 1.0, name
+    assert {"precision_0_5", "precision_15_25"} <= set(measured)
+    sure, real, share = (measured[f"calibration_{part}"] for part in ("confidence", "real", "share"))
+    assert sure == real == pytest.approx([1.0]) and share == pytest.approx([1.0])
+    weak = measure(Knowing(late=3))
+    held = zip(weak["calibration_confidence"], weak["calibration_real"], weak["calibration_share"], strict=True)
+    error = sum(part * abs(certain - true) for certain, true, part in held)
+    assert error == pytest.approx(weak["calibration_error"])

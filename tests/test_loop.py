@@ -93,7 +93,7 @@ def tiny(**changes: Any) -> RunConfig:
 def leave_out_pictures(monkeypatch):
     """Neither measures of the machine nor pictures."""
     monkeypatch.setattr(dreamgym.loop, "matmul_rates", lambda device: {"float32": 1.0, "bfloat16": 1.0})
-    for drawing in ("plot_scores", "plot_fidelity", "write_comparison"):
+    for drawing in ("plot_scores", "plot_fidelity", "write_comparison", "write_report"):
         monkeypatch.setattr(dreamgym.loop, drawing, lambda *args, **kwargs: None)
 
 
@@ -117,7 +117,7 @@ def contents(folder, last=1) -> dict[str, Any]:
     """All of a run that is not a time; its last round's weights."""
     run_folder = RunFolder(folder)
     replay, held_out = Replay.load(run_folder.replay), run_folder.load_held_out(1000)
-    log = [{k: v for k, v in entry.items() if k != "seconds"} for entry in run_folder.log()]
+    log = [{k: v for k, v in entry.items() if k not in ("seconds", "memory")} for entry in run_folder.log()]
     every = np.arange(len(replay))
     return {
         "log": json.dumps(log),
@@ -792,3 +792,10 @@ def test_damaged_held_out_episodes_are_left_out(tmp_path, caplog):
     next((folder / "held_out" / "round-001").glob("records-*.npz")).write_bytes(b"")
     assert len(held_out_spans(folder)[1]) == 1
     assert "measured without these episodes" in caplog.text
+
+
+def test_every_phase_tells_the_most_memory_that_it_held(tmp_path):
+    folder = run(tiny(rounds=1), tmp_path / "run")
+    log = RunFolder(folder).log()
+    assert [entry["phase"] for entry in log] == list(PHASES)
+    assert all(1e8 < entry["memory"] < 1e11 for entry in log)

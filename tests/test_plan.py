@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from dreamgym.checkpoint import load_dream
 from dreamgym.cli import main
 from dreamgym.config import make_config
 from dreamgym.latents import encode_replay
 from dreamgym.loop import train
-from dreamgym.plan import Cost, Plan, _counts, _Probe, plan
+from dreamgym.plan import Cost, Plan, _counts, _Probe, count_operations, plan
 from dreamgym.run_folder import RunFolder
 
 
@@ -96,3 +97,12 @@ def test_the_command_prints_json_and_refuses_no_time(capsys):
     assert facts["seconds"] > 0 and facts["costs"][0]["count"] == 600
     assert main(["plan", "--preset", "smoke", "--seconds", "0"]) == 2
     assert "more than 0" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_counted_on_its_own_networks_which_stay_as_they_are(smoke_run):
+    folder, model = RunFolder(smoke_run), load_dream(smoke_run).world_model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = count_operations(folder.config(), model, folder.load_held_out(1_000, 1))
+    assert set(found) == {"collect", "fit", "train", "evaluate"} and all(found.values())
+    assert found["train"] > found["evaluate"]
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
