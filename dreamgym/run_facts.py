@@ -193,7 +193,7 @@ def _of_file(file: Path, dream: Dream) -> RunFacts:
             for score in about.get("scores", [])
         ],
         random=about.get("random"),
-        fidelity=[("last round", dict(fidelity))] if fidelity else [],
+        fidelity=[("the last round", dict(fidelity))] if fidelity else [],
         phases=[],
         rounds=None,
     )

@@ -324,7 +324,7 @@ def _event_figure(kind: str, title: str, label: str, values: Mapping[str, Any]) 
     chart = line_chart(
         kind,
         title,
-        f"{caption} After the {label}, by range of steps of the dream.",
+        f"{caption} After {label}, by range of steps of the dream.",
         lines,
         Axis("steps of the dream", names=_RANGE_NAMES),
         Axis(kind, 0.0, 1.0),
@@ -334,7 +334,7 @@ def _event_figure(kind: str, title: str, label: str, values: Mapping[str, Any]) 
         for place, name in enumerate(_RANGE_NAMES)
     ]
     head = ("steps", *(line.label for line in lines))
-    return pages.figure(title, f"{caption} After the {label}.", chart, numbers=pages.table(head, rows))
+    return pages.figure(title, f"{caption} After {label}.", chart, numbers=pages.table(head, rows))
 
 
 def _calibration_figure(kind: str, title: str, label: str, values: Mapping[str, Any]) -> str:
@@ -349,7 +349,7 @@ def _calibration_figure(kind: str, title: str, label: str, values: Mapping[str, 
     chart = line_chart(
         kind.replace("_", ""),
         title,
-        f"{caption} After the {label}.",
+        f"{caption} After {label}.",
         [Series("dreamt events", sure, real)],
         Axis("how sure the dream is", 0.0, 1.0),
         Axis("fraction that is real", 0.0, 1.0),
