@@ -10,6 +10,7 @@ from types import ModuleType
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from dreamgym.config import make_config
 from dreamgym.errors import ConfigError
@@ -229,3 +230,34 @@ def test_the_ablation_table_gives_means_and_standard_errors_over_seeds_and_episo
     assert warm[0] == "warm" and warm[-1] == "-20.0 ± - (1.0)"
     assert "9,000 real steps" in lines[5] and "a computer" in lines[5]
     assert lines[-2:] == ["- `laptop`: because", "- `warm`: because"]
+
+
+def test_balls_that_are_gone_are_followed_to_a_point_back_or_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    vanish = load("vanish", monkeypatch)
+    seen, rewards = np.zeros((40, 4), dtype=bool), np.zeros((40, 4))
+    seen[:10] = True
+    rewards[13, 0] = -1.0
+    seen[18:, 1] = True
+    # Game 2 has neither; in game 3 the ball was hidden for two steps, and is gone too late to be followed.
+    seen[:, 3] = True
+    seen[15:17, 3] = seen[36:, 3] = False
+    found = vanish.fates(seen, rewards)
+    assert (found.paid, found.back, found.neither) == (1, 1, 1) and found.unpaid == pytest.approx(2 / 3)
+
+
+def test_balls_are_followed_in_held_out_play_of_pong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vanish = load("vanish", monkeypatch)
+    codec = make_config("laptop").codec
+    config = WorldModelConfig(game="Pong", num_actions=6, codec=codec, dynamics=make_config("laptop").dynamics)
+    held_out = Replay(200, codec.frame)
+    rng = np.random.default_rng(0)
+    for step in range(120):
+        frame = np.full(codec.frame, 87, dtype=np.uint8)
+        frame[40:42, 20 + step % 40] = 236
+        held_out.append(frame, int(rng.integers(6)), 0.0, False, step == 119, False, step == 0)
+    world_model = WorldModel(config, seed=0)
+    world_model.codec.prepare(torch.full(codec.frame, 87, dtype=torch.uint8), torch.zeros(1, 1, *codec.frame).byte())
+    found = vanish.follow(world_model, held_out, vanish.Args(run=tmp_path, dreams=4, steps=20))
+    assert set(found) == {"game", "dream"} and 0 <= found["dream"].seen <= 1
