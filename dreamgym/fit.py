@@ -425,6 +425,7 @@ class Fitter:
             codec = self.world_model.codec
             places.learn_places(seen_codes(latents, codec.num_codes), codec.rest)
         table = torch.as_tensor(latents)
+        self._learn_going(replay, table)
         moved_tables = self._moved_tables(replay, table) if self.config.shift else None
         device = self.world_model.device
         before = self._measure_surprise(replay, table, generator) if self.config.windows == "surprise" else {}
@@ -449,6 +450,24 @@ class Fitter:
         if updates:
             self._fitted_to = replay.appended
         return before | judged | tracker.report("dynamics/")
+
+    def _learn_going(self, replay: Replay, table: Tensor) -> None:
+        """Show the dynamics where things went in what is new of the latents (steps, height, width)."""
+        dynamics = self.world_model.dynamics
+        if not isinstance(dynamics, MultiscaleDynamics) or not dynamics.config.permanence:
+            return
+        known = self._fitted_to if self._fitted_to <= replay.appended else 0
+        # What follows the last of those that are known was not known.
+        first = max(0, known - (replay.appended - len(replay)) - 3)
+        indices = np.arange(first, len(replay))
+        device = self.world_model.device
+        # The codec may have been fitted since the dynamics were shown what its codes look like.
+        latents = self.world_model.shown(table[first:].to(device, torch.int64))
+        dynamics.learn_going(
+            latents,
+            torch.as_tensor(replay.rewards_at(indices), device=device),
+            torch.as_tensor(replay.first_at(indices), device=device),
+        )
 
     def _fit_critic(
         self, replay: Replay, latents: Tensor, unseen: int, updates: int, generator: torch.Generator

@@ -7,7 +7,17 @@ import torch
 from dreamgym.errors import ConfigError
 from dreamgym.fit import FitConfig, Fitter
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
-from dreamgym.models.motion import REACH, STEPS, Moving, carry, find_moving, going_on, step_number
+from dreamgym.models.motion import (
+    REACH,
+    STEPS,
+    Moving,
+    carry,
+    find_moving,
+    going_on,
+    next_step,
+    step_number,
+    step_pixels,
+)
 from dreamgym.models.multiscale import MultiscaleConfig, MultiscaleDynamics
 from dreamgym.models.quantizer import QuantizerConfig
 from dreamgym.world_model import WorldModel, WorldModelConfig
@@ -78,6 +88,20 @@ def test_what_rests_and_what_has_just_come_stay_where_they_are():
     assert torch.equal(after(still, latent()), latent())
 
 
+def test_a_ball_is_not_found_in_the_paddle_that_it_was_near():
+    """A ball that leaves with a point is gone, although there is a paddle within its reach that is half as bright."""
+    _, ball, bar = pictures = torch.zeros(3, SIDE, SIDE)
+    ball[1:3, 1], bar[:, 1] = 0.6, 0.25
+    rest = torch.zeros(1, 6, dtype=torch.int64)
+    newest, following = torch.tensor([[[1, 0, 2, 0, 0, 0]]]), torch.tensor([[[0, 0, 2, 0, 0, 0]]])
+    moving = find_moving(newest, newest, pictures, rest, True)
+    number = next_step(moving, newest, following, pictures, rest, True)
+    assert number.tolist() == [STEPS, STEPS // 2]
+    # Nor is the paddle found in the ball.
+    number = next_step(moving, newest, torch.tensor([[[0, 1, 0, 0, 0, 0]]]), pictures, rest, True)
+    assert step_pixels(number[:1]).tolist() == [[0, SIDE]] and number[1] == STEPS
+
+
 def test_a_latent_that_was_not_seen_moves_nothing():
     unseen = torch.full((1, HEIGHT, WIDTH), len(SPRITES))
     assert torch.equal(after(unseen, latent((8, 4))), latent((8, 4)))
@@ -115,7 +139,9 @@ def test_of_codes_that_show_a_part_that_with_the_ball_is_drawn():
     both[:, :2] = 0.35
     both[1:3, 1] = 1.0
     newest = torch.tensor([[[1, 2, 0, 0]]])
-    moving = Moving(torch.tensor([[0, 0, 0]]), ball[None], torch.tensor([STEPS]), torch.tensor([0]))
+    moving = Moving(
+        torch.tensor([[0, 0, 0]]), ball[None], torch.tensor([STEPS]), torch.tensor([0]), torch.tensor([False])
+    )
     number = step_number(torch.tensor([[0, SIDE]]))
     drawn = carry(newest, moving, number, pictures, torch.zeros(1, 4, dtype=torch.int64), ORIGIN)
     assert drawn.tolist() == [[[0, 3, 0, 0]]]

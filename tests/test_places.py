@@ -81,7 +81,9 @@ def test_what_moves_is_shown_by_codes_that_were_seen_there_or_not_at_all():
     _, ball, bar = pictures = torch.zeros(3, 4, 4)
     ball[1:3, 1], bar[:, 1] = 1.0, 1.0
     newest, rest = torch.tensor([[[1, 0, 0, 0]]]), torch.zeros(1, 4, dtype=torch.int64)
-    moving = Moving(torch.tensor([[0, 0, 0]]), ball[None], torch.tensor([STEPS]), torch.tensor([0]))
+    moving = Moving(
+        torch.tensor([[0, 0, 0]]), ball[None], torch.tensor([STEPS]), torch.tensor([0]), torch.tensor([False])
+    )
     number, origin = step_number(torch.tensor([[0, 4]])), torch.zeros(2, dtype=torch.int64)
     drawn = torch.ones(1, 4, 3, dtype=torch.bool)
     for allowed, expected in (([0, 1, 2], 1), ([0, 2], 2), ([0], 0)):

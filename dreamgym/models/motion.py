@@ -23,7 +23,9 @@ _MOST = 64
 """Cells of a latent that may differ from the background; of more only those that have just changed are things."""
 
 _PART = 0.5
-"""Of the brightness of a thing's brightest pixel in a cell: what is darker there is something else."""
+"""Of the brightness of a thing's brightest pixel in a cell: what is darker there is something else.
+
+So is, in another latent, what is brighter by as much."""
 
 _BRIGHT = 8.0
 """How much more a pixel counts that differs from the background as much as any around it, than one that does not."""
@@ -58,6 +60,8 @@ class Moving(NamedTuple):
     """(count,) int64: :func:`step_number` of how it came there from the latent before; ``STEPS`` if it was nowhere."""
     thing: Tensor
     """(count,) int64: the first of the cells that show the same thing."""
+    hidden: Tensor
+    """(count,) bool: whether it was there one latent ago and is not to be seen now (:func:`find_hidden`)."""
 
     def steps(self, latent: Tensor) -> Tensor:
         """The steps as a map like ``latent``, (batch, height, width) int64; ``STEPS`` where there is no thing."""
@@ -88,20 +92,85 @@ def find_moving(
         wraps: whether cells at opposite edges are neighbours.
         steps: (batch, height, width), what :meth:`Moving.steps` of the same latents is; None looks for it.
     """
-    cells = ((newest != rest) & (newest < len(pictures))).nonzero()
-    shown = _belonging(shown_in(newest, pictures, rest, cells))
+    found = _in_sight(newest, older, pictures, rest, wraps)
+    if steps is not None:
+        return found._replace(step=steps[tuple(found.cells.T)].long())
+    back = next_step(found, newest, older, pictures, rest, wraps)
+    return found._replace(step=_backwards(back))
+
+
+def find_hidden(
+    oldest: Tensor, older: Tensor, newest: Tensor, moving: Moving, pictures: Tensor, rest: Tensor, wraps: bool
+) -> Moving:
+    """The things that z_{t-1} shows and z_t does not: behind something else, or before what looks alike.
+
+    Args:
+        oldest: (batch, height, width) int64, z_{t-2}.
+        older: (batch, height, width) int64, z_{t-1}.
+        newest: (batch, height, width) int64, z_t.
+        moving: the things of z_t; where one as bright as what is gone has come, it is that.
+        pictures: (codes, cell, cell) float32 in [0, 1], what a code looks like.
+        rest: (height, width) int64, the codes of the background.
+        wraps: whether cells at opposite edges are neighbours.
+
+    Returns:
+        Their cells in z_{t-1}; ``step`` is what two steps like their last one come to.
+    """
+    there = _in_sight(older, newest, pictures, rest, wraps)
+    kept = next_step(there, older, newest, pictures, rest, wraps) == STEPS
+    came = (moving.step == STEPS).nonzero()[:, 0]
+    came = came[moving.thing[came] == came]
+    same = there.cells[:, :1] == moving.cells[came, 0]
+    alike = (brightest(there.shown)[there.thing][:, None] - brightest(moving.shown)[came]).abs() < _BRIGHTER
+    kept &= ~(same & alike).any(dim=1)
+    there = _some(there, kept)
+    back = next_step(there, older, oldest, pictures, rest, wraps)
+    twice = step_number((2 * step_pixels(_backwards(back))).clamp(-REACH, REACH))
+    return there._replace(step=torch.where(back < STEPS, twice, STEPS), hidden=torch.ones_like(there.hidden))
+
+
+def hidden_at(latent: Tensor, steps: Tensor, pictures: Tensor, rest: Tensor, wraps: bool) -> Moving:
+    """What :func:`find_hidden` found, of z_{t-1} and ``steps`` (batch, height, width): -1 where nothing is hidden."""
+    cells = (steps >= 0).nonzero()
+    shown = _belonging(shown_in(latent, pictures, rest, cells))
+    thing = _things(cells, brightest(shown), latent.shape, wraps)
+    every = torch.ones_like(thing, dtype=torch.bool)
+    return Moving(cells, shown, steps[tuple(cells.T)].long(), thing, every)
+
+
+def join(moving: Moving, hidden: Moving) -> tuple[Moving, Tensor]:
+    """Both, latent by latent, and the order (count,) in which they are taken from one after the other."""
+    order = torch.cat([moving.cells[:, 0], hidden.cells[:, 0]]).argsort(stable=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    thing = place[torch.cat([moving.thing, hidden.thing + len(moving.thing)])[order]]
+    parts = [torch.cat(each)[order] for each in zip(moving, hidden, strict=True)]
+    return Moving(parts[0], parts[1], parts[2], thing, parts[4]), order
+
+
+def _in_sight(latent: Tensor, other: Tensor, pictures: Tensor, rest: Tensor, wraps: bool) -> Moving:
+    """The things of a latent, without their steps; of a crowded one those that differ from the ``other``."""
+    cells = ((latent != rest) & (latent < len(pictures))).nonzero()
+    shown = _belonging(shown_in(latent, pictures, rest, cells))
     something = shown.flatten(1).any(dim=1)
     cells, shown = cells[something], shown[something]
-    crowded = torch.bincount(cells[:, 0], minlength=len(newest)) > _MOST
-    kept = ~crowded[cells[:, 0]] | (newest != older)[tuple(cells.T)]
+    crowded = torch.bincount(cells[:, 0], minlength=len(latent)) > _MOST
+    kept = ~crowded[cells[:, 0]] | (latent != other)[tuple(cells.T)]
     cells, shown = cells[kept], shown[kept]
-    thing = _things(cells, brightest(shown), newest.shape, wraps)
-    if steps is not None:
-        return Moving(cells, shown, steps[tuple(cells.T)].long(), thing)
-    found = Moving(cells, shown, torch.full_like(thing, STEPS), thing)
-    back = next_step(found, newest, older, pictures, rest, wraps)
-    # The way back, up and to the left, was down and to the right.
-    return found._replace(step=torch.where(back < STEPS, STEPS - 1 - back, STEPS))
+    thing = _things(cells, brightest(shown), latent.shape, wraps)
+    return Moving(cells, shown, torch.full_like(thing, STEPS), thing, torch.zeros_like(thing, dtype=torch.bool))
+
+
+def _backwards(step: Tensor) -> Tensor:
+    """The way back of some steps: up and to the left was down and to the right."""
+    return torch.where(step < STEPS, STEPS - 1 - step, STEPS)
+
+
+def _some(moving: Moving, kept: Tensor) -> Moving:
+    """Of things those whose cells are all ``kept`` (count,) bool, or none of them is."""
+    place = kept.cumsum(0) - 1
+    thing = place[moving.thing[kept]]
+    return Moving(moving.cells[kept], moving.shown[kept], moving.step[kept], thing, moving.hidden[kept])
 
 
 def next_step(moving: Moving, newest: Tensor, following: Tensor, pictures: Tensor, rest: Tensor, wraps: bool) -> Tensor:
@@ -110,7 +179,7 @@ def next_step(moving: Moving, newest: Tensor, following: Tensor, pictures: Tenso
     Returns:
         (count,) int64: :func:`step_number`, ``STEPS`` where it is not to be found any more.
     """
-    cells, shown, _, thing = moving
+    cells, shown, thing = moving.cells, moving.shown, moving.thing
     number = torch.full_like(thing, STEPS // 2)
     where = tuple(cells.T)
     changed = torch.zeros_like(thing, dtype=torch.bool)
@@ -124,7 +193,10 @@ def next_step(moving: Moving, newest: Tensor, following: Tensor, pictures: Tenso
     beyond = reach * side - REACH
     area = _shown_cells(following, pictures, rest, cells[:, 0], cells[:, 1:] - reach, 2 * reach + 1, wraps)
     area = area[:, beyond : area.shape[1] - beyond, beyond : area.shape[2] - beyond]
-    area = torch.where(area.abs() > _VISIBLE, area, 0.0)
+    # What is much brighter or darker is something else: a ball is not a part of the paddle that it has met.
+    shade = brightest(blocks)[:, None, None]
+    ratio = area / shade
+    area = torch.where((area.abs() > _VISIBLE) & (ratio > _PART) & (ratio < 1 / _PART), area, 0.0)
     product = F.conv2d(area[None], blocks[:, None], groups=len(cells))[0]
     energy = _windows(_windows(area.square(), 1, side), 2, side)
     # Of all cells of a thing together: along a bar one alone could be anywhere.
@@ -165,8 +237,8 @@ def carry(
     batch, height, width = newest.shape
     side = pictures.shape[1]
     rows, columns = height * side, width * side
-    goes = number != STEPS // 2
-    cells, came, number = moving.cells[goes], moving.shown[goes], number[goes]
+    goes = (number != STEPS // 2) | moving.hidden
+    cells, came, number, hidden = moving.cells[goes], moving.shown[goes], number[goes], moving.hidden[goes]
     if len(cells) == 0:
         return newest.clone()
     step = step_pixels(number)
@@ -184,8 +256,8 @@ def carry(
     drawn = came.new_zeros(batch * rows * columns).index_add(0, target, value)
 
     # The cells that something leaves or enters, and the codes that show best what is in them then.
-    leaves = torch.zeros_like(newest)
-    leaves[tuple(cells.T)] = 1 + torch.arange(len(cells), device=cells.device)
+    leaves, left = torch.zeros_like(newest), ~hidden
+    leaves[tuple(cells[left].T)] = 1 + torch.arange(len(cells), device=cells.device)[left]
     touched = leaves > 0
     touched[cells[which, 0], row_to // side, column_to // side] = True
     shown = touched.nonzero()

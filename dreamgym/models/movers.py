@@ -35,7 +35,7 @@ _ROWS = 8
 """Rows of pixels that :class:`StepReward` does not tell apart."""
 
 _OUTSIDE = 10.0
-"""By which the score of a step out of the screen is less."""
+"""By which the score of a step out of the screen is less, and that of going where nothing ever went."""
 
 _OTHER = 1_000
 """Which of the numbers made anew of a cell's uniform one its step is drawn by (:func:`dreamgym.streams.anew`)."""
@@ -70,6 +70,7 @@ class StepHead(nn.Module):
         dropout: float = 0.3,
         wraps: bool = False,
         rewards: int = 0,
+        permanence: bool = False,
     ) -> None:
         """Build the head.
 
@@ -80,9 +81,11 @@ class StepHead(nn.Module):
             dropout: share of the first layer's units that are not seen, in training: returned balls are few.
             wraps: whether cells at opposite edges are neighbours.
             rewards: classes of the step's reward that it is told; 0 is not told.
+            permanence: whether it is given things that are hidden.
         """
         super().__init__()
         self.wraps = wraps
+        self.hidden = nn.Parameter(torch.zeros(hidden)) if permanence else None
         self.rewarded = nn.Embedding(rewards, hidden) if rewards else None
         if self.rewarded is not None:
             nn.init.zeros_(self.rewarded.weight)
@@ -117,6 +120,7 @@ class StepHead(nn.Module):
         rest: Tensor,
         origin: Tensor,
         rewarded: Tensor | None = None,
+        goes: Tensor | None = None,
     ) -> Tensor:
         """Scores of every step of every thing.
 
@@ -130,6 +134,7 @@ class StepHead(nn.Module):
             rest: (height, width) int64, the codes of the background.
             origin: (2,) int64, row and column of the grid, in pixels, where the screen begins.
             rewarded: (batch,) int64, classes of the step's reward, where the head is told them.
+            goes: (number + filling,) bool, which things may go; None: all of them.
 
         Returns:
             (things, STEPS + 1) float32; the last step is that it is not to be found any more.
@@ -151,6 +156,8 @@ class StepHead(nn.Module):
         hidden = hidden + self.row(row) + self.column(column) + self.others(moving, things, origin)
         if self.rewarded is not None and rewarded is not None:
             hidden = hidden + self.rewarded(rewarded[cells[:, 0]])
+        if self.hidden is not None:
+            hidden = hidden + self.hidden * moving.hidden[things.cell][:, None]
         hidden = self.dropout(F.relu(hidden))
         hidden = hidden + F.relu(self.mix(hidden))
         # A change of the last step or of its mirror image is one of the steps, where the last one is known.
@@ -161,7 +168,9 @@ class StepHead(nn.Module):
         # A ball that would have left the screen before it is worth a point was never seen, and what was not seen has
         # some chance.
         leaves = leaving(things, origin, (len(self.row.weight), len(self.column.weight)))
-        return (scores[:, :-1] - _OUTSIDE * F.pad(leaves.float(), (0, 1)))[: things.number]
+        stays = torch.zeros_like(leaves[:, 0]) if goes is None else ~goes
+        unlikely = torch.cat([leaves, stays[:, None]], dim=1)
+        return (scores[:, :-1] - _OUTSIDE * unlikely.float())[: things.number]
 
     @staticmethod
     def draw(
@@ -180,8 +189,11 @@ class StepHead(nn.Module):
         Returns:
             (cells,) int64, the step of each cell.
         """
-        own = uniforms[tuple(moving.cells[things.cell[: things.number]].T)]
-        return sample_categorical(drop_unlikely(scores, least), anew(own, _OTHER), temperature)[things.thing]
+        first = things.cell[: things.number]
+        own = uniforms[tuple(moving.cells[first].T)]
+        # What is hidden may have been where something else is now.
+        own = torch.where(moving.hidden[first], anew(own, _OTHER + 1), anew(own, _OTHER))
+        return sample_categorical(drop_unlikely(scores, least), own, temperature)[things.thing]
 
 
 class StepReward(nn.Module):

@@ -22,13 +22,30 @@ from dreamgym.models.critic import Critic, critic_loss
 from dreamgym.models.dynamics import Prediction, RewardHead
 from dreamgym.models.layers import Conv3x3, embed_mostly_alike, side_by_side
 from dreamgym.models.losses import NO_REWARD, code_log_probability, reward_classes
-from dreamgym.models.motion import STEPS, Moving, carry, find_moving, going_on, next_step
+from dreamgym.models.motion import (
+    STEPS,
+    Moving,
+    carry,
+    find_hidden,
+    find_moving,
+    going_on,
+    hidden_at,
+    join,
+    next_step,
+)
 from dreamgym.models.movers import StepHead, StepReward, leaving
+from dreamgym.models.permanence import WAYS, may_go, went
 from dreamgym.models.places import likely_codes
 from dreamgym.models.residual import REWARDED, ResidualBlock, one_by_one, steps_since
 from dreamgym.models.things import Things, find_things
 from dreamgym.replay import LONGEST_ELAPSED
 from dreamgym.streams import anew
+
+REWARDS = 3
+"""Classes of a reward: -1, 0 and 1."""
+
+_CHUNK = 512
+"""Steps of experience that are looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,8 @@ class MultiscaleConfig:
             had it in real experience (:mod:`dreamgym.models.places`).
         reward_first: whether the latent is drawn given the step's reward, which is drawn first: a ball that leaves the
             screen and the point that it is worth then come together.
+        permanence: whether things go only where things went in real experience, and one that goes without a reward is
+            known for one more step, in which it may be back (:mod:`dreamgym.models.permanence`).
         clock: largest number of steps since the last reward that is told from larger ones.
         cell_hidden: units of the layers that see one cell which may change.
         least_change: chance of a change from which a cell is looked at; all others keep their code.
@@ -81,6 +100,7 @@ class MultiscaleConfig:
     step_hidden: int = 0
     seen_places: bool = False
     reward_first: bool = False
+    permanence: bool = False
     clock: int = 32
     cell_hidden: int = 128
     least_change: float = 0.001
@@ -119,6 +139,10 @@ class MultiscaleConfig:
             raise ConfigError("step_hidden: expected 0 where what moves is not followed; set motion=True.")
         if self.reward_first and not self.step_hidden:
             raise ConfigError("reward_first: expected False where no steps are drawn; set it so, or step_hidden.")
+        if self.permanence and not self.reward_first:
+            raise ConfigError("permanence: expected False where rewards are not drawn first; set reward_first=True.")
+        if self.permanence and self.memory < 3:
+            raise ConfigError(f"memory: expected at least 3 where things are known to be hidden, got {self.memory}.")
         if not 1 <= self.clock <= LONGEST_ELAPSED:
             # No longer time is ever seen in training.
             raise ConfigError(f"clock: expected 1 to {LONGEST_ELAPSED}, got {self.clock}.")
@@ -145,6 +169,8 @@ class MultiscaleState(NamedTuple):
 class MultiscaleDynamics(nn.Module):
     """p(z_{t+1}, r_t, d_t | z_{t-k+1..t}, a_{t-k+1..t}) with k = ``memory``."""
 
+    went: Tensor | None
+    goes: Tensor | None
     codebook: Tensor
     """(num_codes + 1, depth): the codec's codes, on one scale, and zeros for what was not seen."""
 
@@ -205,15 +231,19 @@ class MultiscaleDynamics(nn.Module):
             wraps=config.wraps,
             motion=config.motion,
             places=everywhere if config.seen_places else None,
-            rewards=3 if config.reward_first else 0,
+            rewards=REWARDS if config.reward_first else 0,
         )
-        self._pixels = size = self._height * cell, self._width * cell
-        hidden = config.step_hidden
+        self._cell, self._pixels = cell, (self._height * cell, self._width * cell)
+        size, hidden, rewards = self._pixels, config.step_hidden, REWARDS if config.reward_first else 0
         self.step_head = (
-            StepHead(fine, size, hidden, wraps=config.wraps, rewards=3 if config.reward_first else 0)
+            StepHead(fine, size, hidden, wraps=config.wraps, rewards=rewards, permanence=config.permanence)
             if hidden
             else None
         )
+        # Where things went in real experience, and where they may go.
+        nowhere = torch.zeros(self._height, self._width, WAYS, dtype=torch.bool) if config.permanence else None
+        self.register_buffer("went", nowhere)
+        self.register_buffer("goes", None if nowhere is None else ~nowhere)
         self.critic = (
             Critic(self._height, self._width, depth, scale, config.critic_hidden, wraps=config.wraps)
             if config.redraws
@@ -259,6 +289,35 @@ class MultiscaleDynamics(nn.Module):
         if self.latent_head.places is not None:
             device = self.latent_head.places.device
             self.latent_head.places = likely_codes(seen.to(device), rest.to(device), self.config.wraps)
+
+    @torch.no_grad()
+    def learn_going(self, latents: Tensor, rewards: Tensor, begins: Tensor) -> None:
+        """Take where things went in real experience, besides where they are known to, where ``permanence`` asks for it.
+
+        Args:
+            latents: (steps, height, width) int64, one after the other.
+            rewards: (steps,).
+            begins: (steps,) bool, whether an episode begins there.
+        """
+        if self.went is None:
+            return
+        rewarded = reward_classes(rewards) != NO_REWARD
+        follows = ~begins.to(rewarded.device)
+        # Those that were, and are followed, in the same episode.
+        now = (follows[1:-2] & follows[2:-1] & follows[3:]).nonzero()[:, 0] + 2
+        for at in now.split(_CHUNK):
+            before = rewarded[at - 1] | rewarded[at - 2]
+            oldest, older, newest, following = (latents[at + step] for step in (-2, -1, 0, 1))
+            moving = find_moving(older, newest, *self._looks)
+            found = find_hidden(oldest, older, newest, moving, *self._looks)
+            hidden = hidden_at(older, self._hidden_steps(older, found, before), *self._looks)
+            joined, number = self._made(moving, hidden, older, newest, following)
+            if len(joined.cells):
+                things = find_things(joined, self._pixels)
+                out = F.pad(leaving(things, self.origin, self._pixels), (0, 1))[things.thing, number]
+                gone = out | (number == STEPS)
+                went(joined, things, rewarded[at] | rewarded[at - 1], gone, self.went, self._cell)
+        self.goes = likely_codes(self.went, self.rest, self.config.wraps)
 
     @property
     def looks_back(self) -> int:
@@ -332,10 +391,13 @@ class MultiscaleDynamics(nn.Module):
         # (batch * time, height, width, memory): the newest codes of every cell.
         codes = seen.unfold(1, config.memory, 1).flatten(0, 1)
         older, newest = (codes[..., -2], codes[..., -1]) if config.memory > 1 else (None, codes[..., -1])
-        moving, moved, views = None, None, codes
+        moving, moved, views, hidden = None, None, codes, None
         if config.motion and older is not None:
             with torch.autocast(codes.device.type, enabled=False):
-                moving = find_moving(older, newest, self.sprites, self.rest, config.wraps)
+                moving = find_moving(older, newest, *self._looks)
+                if config.permanence:
+                    found = find_hidden(codes[..., -3], older, newest, moving, *self._looks)
+                    hidden = self._hidden_steps(older, found, elapsed[:, :time].flatten() <= 1)
                 moved = self._carry(newest, moving, going_on(moving))
             views = torch.cat([codes, moved[..., None]], dim=-1)
         shown = embed_mostly_alike(views, self.embed(self.codebook)).flatten(3).permute(0, 3, 1, 2)
@@ -344,7 +406,7 @@ class MultiscaleDynamics(nn.Module):
         given = given[:, :, None, None]
         fine = self.inputs(shown)
         fine = self.before(fine + given[:, : config.fine].to(fine.dtype))
-        told = [F.relu(self.reward_down(F.relu(fine)))] if self.reward_down is not None else []
+        found_fine = [F.relu(self.reward_down(F.relu(fine)))] if self.reward_down is not None else []
         trunk = F.relu(self.blocks(self.down(F.relu(fine)) + self.position + given[:, config.fine :]))
         back = _spread(self.up(trunk), config.scale)
         if self.training and config.coarse_dropout:
@@ -356,13 +418,18 @@ class MultiscaleDynamics(nn.Module):
             parts = [moving.steps(newest)[:, None].float(), *parts]
         if self._keeps_older and older is not None:
             parts = [older[:, None].float(), *parts]
-        reward = self.reward_head(self.reward_dropout(torch.cat([trunk, *told], dim=1)))
+        reward = self.reward_head(self.reward_dropout(torch.cat([trunk, *found_fine], dim=1)))
         if self.reward_steps is not None and moving is not None and len(moving.cells):
             reward = reward + self.reward_steps(moving, find_things(moving, self._pixels), len(reward))
         if config.reward_first:
             # The true one, or what is likeliest until one was drawn.
             classes = reward.argmax(dim=1) if rewards is None else reward_classes(rewards).flatten()
-            parts = [*parts[:2], classes[:, None, None, None].expand_as(parts[0]).float(), *parts[2:]]
+            # And whether there was one in the step before.
+            classes = classes + REWARDS * (elapsed[:, :time].flatten() == 0)
+            told = [classes[:, None, None, None].expand_as(parts[0]).float()]
+            if hidden is not None:
+                told.append(hidden[:, None].float())
+            parts = [*parts[:2], *told, *parts[2:]]
         latent = side_by_side(parts)
         heads = latent, reward.float(), self._end_logits(trunk).float()
         prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
@@ -382,7 +449,8 @@ class MultiscaleDynamics(nn.Module):
         if not self.config.reward_first:
             return prediction
         latent = prediction.latent.clone()
-        latent[:, 2] = (rewards + NO_REWARD)[:, None, None]
+        before = latent[:, 2].div(REWARDS, rounding_mode="floor")
+        latent[:, 2] = (rewards + NO_REWARD)[:, None, None] + REWARDS * before
         return prediction._replace(latent=latent)
 
     def remember(self, features: Tensor, actions: Tensor, state: MultiscaleState, rewards: Tensor) -> MultiscaleState:
@@ -491,6 +559,8 @@ class MultiscaleDynamics(nn.Module):
         prepared = self._prepared(latent)
         if self.step_head is not None:
             newest, moving = latent[:, -1].long(), self._moving(latent)
+            if (hidden := self._hidden(latent)) is not None:
+                moving, _ = join(moving, hidden)
             number = moving.step
             if len(moving.cells):
                 things = find_things(moving, self._pixels)
@@ -511,8 +581,9 @@ class MultiscaleDynamics(nn.Module):
             return prepared, steps
         newest, things = latent[:, -1].long(), None
         with torch.autocast(latent.device.type, enabled=False), torch.no_grad():
-            moving = self._moving(latent)
-            number = next_step(moving, newest, following, self.sprites, self.rest, self.config.wraps)
+            moving, number = self._made(
+                self._moving(latent), self._hidden(latent), latent[:, 0].long(), newest, following
+            )
             if len(moving.cells):
                 things = find_things(moving, self._pixels)
                 # What is found on the other side of the screen's edge is something else.
@@ -522,7 +593,8 @@ class MultiscaleDynamics(nn.Module):
         if losses and things is not None:
             first = things.cell[: things.number]
             each = F.cross_entropy(self._step_scores(latent, prepared, moving, things), number[first], reduction="none")
-            steps = steps.index_put(tuple(moving.cells[first].T), each)
+            # What is hidden may have been in a cell where now something else is.
+            steps = steps.index_put(tuple(moving.cells[first].T), each, accumulate=True)
         return self.latent_head.tell(prepared, carried, self._rewarded(latent)), steps
 
     def _step_scores(self, latent: Tensor, prepared: Tensor, moving: Moving, things: Things) -> Tensor:
@@ -530,14 +602,40 @@ class MultiscaleDynamics(nn.Module):
         assert self.step_head is not None
         features = prepared[:, : self.config.fine]
         older, newest = latent[:, 0].long(), latent[:, -1].long()
+        rewarded, goes = self._rewarded(latent), None
+        if self.goes is not None and rewarded is not None:
+            paid = (rewarded != NO_REWARD) | (latent[:, 2, 0, 0] >= REWARDS)
+            goes = may_go(moving, things, paid, self.goes, self._cell)
         return self.step_head(
-            features, moving, things, older, newest, self.sprites, self.rest, self.origin, self._rewarded(latent)
+            features, moving, things, older, newest, self.sprites, self.rest, self.origin, rewarded, goes
         )
 
     def _moving(self, latent: Tensor) -> Moving:
         """What moves in a prediction's latent, which knows the steps."""
         older, steps, newest = latent[:, 0].long(), latent[:, 1], latent[:, -1].long()
-        return find_moving(older, newest, self.sprites, self.rest, self.config.wraps, steps)
+        return find_moving(older, newest, *self._looks, steps)
+
+    def _hidden(self, latent: Tensor) -> Moving | None:
+        """What a prediction's latent knows to be hidden."""
+        if not self.config.permanence:
+            return None
+        return hidden_at(latent[:, 0].long(), latent[:, 3].long(), *self._looks)
+
+    @staticmethod
+    def _hidden_steps(older: Tensor, hidden: Moving, paid: Tensor) -> Tensor:
+        """The steps of what is hidden as a map like z_{t-1}, -1 where nothing is; nothing is that was ``paid`` for."""
+        kept = ~paid[hidden.cells[:, 0]]
+        return torch.full_like(older, -1).index_put(tuple(hidden.cells[kept].T), hidden.step[kept])
+
+    def _made(
+        self, moving: Moving, hidden: Moving | None, older: Tensor, newest: Tensor, following: Tensor
+    ) -> tuple[Moving, Tensor]:
+        """What moves and what is hidden, and the steps (count,) that led to where ``following`` shows it."""
+        number = next_step(moving, newest, following, *self._looks)
+        if hidden is None:
+            return moving, number
+        joined, order = join(moving, hidden)
+        return joined, torch.cat([number, next_step(hidden, older, following, *self._looks)])[order]
 
     def _carry(self, newest: Tensor, moving: Moving, number: Tensor) -> Tensor:
         places = self.latent_head.places
@@ -550,11 +648,17 @@ class MultiscaleDynamics(nn.Module):
 
     def _prepared(self, latent: Tensor) -> Tensor:
         """What the latent head is given of a prediction's latent: not z_{t-1}, the steps to z_t, nor the reward."""
-        return latent[:, self._keeps_older + (self.step_head is not None) + self.config.reward_first :]
+        config, steps = self.config, self.step_head is not None
+        return latent[:, self._keeps_older + steps + config.reward_first + config.permanence :]
 
     def _rewarded(self, latent: Tensor) -> Tensor | None:
         """The class (batch,) of the reward that a prediction's latent is given."""
-        return latent[:, 2, 0, 0].long() if self.config.reward_first else None
+        return latent[:, 2, 0, 0].long() % REWARDS if self.config.reward_first else None
+
+    @property
+    def _looks(self) -> tuple[Tensor, Tensor, bool]:
+        """What codes look like, the background's codes, and whether opposite edges are neighbours."""
+        return self.sprites, self.rest, self.config.wraps
 
     @property
     def _codes(self) -> Tensor:
