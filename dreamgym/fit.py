@@ -1,8 +1,7 @@
 """Fitting a world model to real experience (Robine et al. 2023, Sect. 3.3.2), with each departure a named switch."""
 
 import math
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from dreamgym.changes import change_rarity
 from dreamgym.device import bf16_is_faster
@@ -31,10 +29,11 @@ from dreamgym.models.places import seen_codes
 from dreamgym.muon import Muon, is_matrix
 from dreamgym.replay import LONGEST_ELAPSED, Replay, Windows
 from dreamgym.shifts import draw_shifts, moved_latents, shift_rows
+from dreamgym.step_fit import StepFit, fit_steps
 from dreamgym.surprise import SurpriseWindows
+from dreamgym.updates import Report, Tracker, parameter_group, progress_bar, seeded_dropout, set_rate
 from dreamgym.world_model import WorldModel
 
-Report = dict[str, float]
 RewardChances = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 """Chances of a reward in real steps that brought one, and in steps that brought none, each in [0, 1]."""
 
@@ -75,6 +74,11 @@ class FitConfig:
         muon_learning_rate: of Muon, at the start of a round.
         final_rate: learning rates fall along a half cosine to this share of their start within a round; 1 is constant.
         weight_decay: of the dynamics' convolution and linear weights.
+        step_batch_size: latents from which such an update takes things.
+        step_share: updates of the head of steps alone, before those of the dynamics, for each of these, which then
+            leave it as it is; only with ``dynamics.steps_apart``. 0 fits it with the rest.
+        step_weight_decay: of those that foretell the steps of things, which AdamW then fits whatever the optimiser; 0
+            treats them as the others.
         gradient_clip: largest norm of the dynamics' gradient; 0 does not clip.
         context_steps: true latents at a window's start, after which the model's own samples are its input;
             0 uses the true ones throughout.
@@ -124,6 +128,9 @@ class FitConfig:
     muon_learning_rate: float = 0.02
     final_rate: float = 0.1
     weight_decay: float = 0.02
+    step_batch_size: int = 64
+    step_share: float = 0.0
+    step_weight_decay: float = 0.0
     gradient_clip: float = 100.0
     context_steps: int = 0
     code_noise: float = 0.0
@@ -151,8 +158,12 @@ class FitConfig:
             raise ConfigError(f"windows: expected 'uniform', 'balanced', 'surprise' or 'epoch', got {self.windows!r}.")
         if self.dynamics_optimizer not in ("adamw", "muon"):
             raise ConfigError(f"dynamics_optimizer: expected 'adamw' or 'muon', got {self.dynamics_optimizer!r}.")
-        if min(self.codec_batch_size, self.dynamics_batch_size, self.sequence_length) < 1:
-            raise ConfigError("codec_batch_size, dynamics_batch_size and sequence_length: expected at least 1.")
+        names = "codec_batch_size", "dynamics_batch_size", "step_batch_size", "sequence_length"
+        if min(getattr(self, name) for name in names) < 1:
+            raise ConfigError(f"{', '.join(names[:-1])} and {names[-1]}: expected at least 1.")
+        for name in ("step_share", "step_weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}: expected a finite number of at least 0, got {getattr(self, name)}.")
         if self.surprise_power <= 0 or not 0 <= self.surprise_correction <= 1:
             raise ConfigError(
                 "surprise_power: expected more than 0; surprise_correction: expected 0 to 1; "
@@ -247,6 +258,12 @@ class Fitter:
         fast = config.bf16 and bf16_is_faster(world_model.device.type)
         precision = torch.bfloat16 if fast else torch.float32
         self.matrix_optimizer = Muon(matrices, dtype=precision) if matrices else None
+        apart = isinstance(world_model.dynamics, MultiscaleDynamics) and world_model.dynamics.config.steps_apart
+        if config.step_share and not apart:
+            raise ConfigError(
+                "step_share: expected 0, as the head of steps needs the rest of the dynamics, got "
+                f"{config.step_share}; set dynamics.steps_apart=True."
+            )
         critic = getattr(world_model.dynamics, "critic", None)
         if (critic is None) != (config.critic_share == 0):
             raise ConfigError(
@@ -393,11 +410,11 @@ class Fitter:
         With ``settled_updates`` the last ones fit the decoder to codes that are chosen anew; where none are left
         between them and the unquantised ones, the codebook is seeded by that alone.
         """
-        tracker = _Tracker(updates)
+        tracker = Tracker(updates)
         start = self.config.codec_warmup_learning_rate if self.codec_updates == 0 else self.config.codec_learning_rate
         free = max(0, updates - self.config.settled_updates)
-        for update in _bar(updates, "codec", progress):
-            _set_rate(self.codec_optimizer, self.rate * start, update / updates, self.config.final_rate)
+        for update in progress_bar(updates, "codec", progress):
+            set_rate(self.codec_optimizer, self.rate * start, update / updates, self.config.final_rate)
             if update == free:
                 self.world_model.codec.settle(self._every_kind_of_frame(replay), generator)
             tracker.add(update, self._codec_update(replay, rng, generator, settled=update >= free))
@@ -419,21 +436,25 @@ class Fitter:
         progress: bool = True,
     ) -> Report:
         """Fit the dynamics alone, on latents (steps, height, width) uint8 of the whole replay."""
-        tracker = _Tracker(updates)
+        tracker = Tracker(updates)
         if places := _knows_places(self.world_model):
             # First: what was not seen where it is would be a surprise of its own.
             codec = self.world_model.codec
             places.learn_places(seen_codes(latents, codec.num_codes), codec.rest)
         table = torch.as_tensor(latents)
-        self._learn_going(replay, table)
+        followed = self._learn_going(replay, table)
         moved_tables = self._moved_tables(replay, table) if self.config.shift else None
         device = self.world_model.device
         before = self._measure_surprise(replay, table, generator) if self.config.windows == "surprise" else {}
+        stepping = {}
+        if followed is not None:
+            count = round(self.config.step_share * updates)
+            stepping = fit_steps(self.world_model, replay, table, followed, count, self._step_fit, generator, progress)
         draw = self._window_source(replay, rng, latents)
         judged: Report = {}
         # The first dynamics of all have seen nothing: what they draw says nothing of what later ones will.
         unseen, ready = (self._fitted_to, 0) if 0 < self._fitted_to <= replay.appended else (0, updates // 5)
-        for update in _bar(updates, "dynamics", progress):
+        for update in progress_bar(updates, "dynamics", progress):
             if update == ready and self.critic_optimizer:
                 judged = self._fit_critic(
                     replay, table, unseen, math.ceil(self.config.critic_share * updates), generator
@@ -449,25 +470,37 @@ class Fitter:
             tracker.add(update, self._dynamics_update(replay, windows, batch, generator, moved, accuracy=judging))
         if updates:
             self._fitted_to = replay.appended
-        return before | judged | tracker.report("dynamics/")
+        return before | stepping | judged | tracker.report("dynamics/")
 
-    def _learn_going(self, replay: Replay, table: Tensor) -> None:
-        """Show the dynamics where things went in what is new of the latents (steps, height, width)."""
+    def _learn_going(self, replay: Replay, table: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Show the dynamics where things went in what is new of the latents (steps, height, width).
+
+        Returns:
+            What :meth:`MultiscaleDynamics.learn_going` does, of all latents, where the head of steps is fitted alone.
+        """
         dynamics = self.world_model.dynamics
-        if not isinstance(dynamics, MultiscaleDynamics) or not dynamics.config.permanence:
-            return
-        known = self._fitted_to if self._fitted_to <= replay.appended else 0
+        alone = self.config.step_share > 0
+        if not isinstance(dynamics, MultiscaleDynamics) or not (dynamics.config.permanence or alone):
+            return None
+        known = self._fitted_to if self._fitted_to <= replay.appended and not alone else 0
         # What follows the last of those that are known was not known.
         first = max(0, known - (replay.appended - len(replay)) - 3)
         indices = np.arange(first, len(replay))
         device = self.world_model.device
         # The codec may have been fitted since the dynamics were shown what its codes look like.
         latents = self.world_model.shown(table[first:].to(device, torch.int64))
-        dynamics.learn_going(
+        found = dynamics.learn_going(
             latents,
             torch.as_tensor(replay.rewards_at(indices), device=device),
             torch.as_tensor(replay.first_at(indices), device=device),
         )
+        return found if alone else None
+
+    @property
+    def _step_fit(self) -> StepFit:
+        config = self.config
+        rate = self.rate * config.dynamics_learning_rate
+        return StepFit(config.step_batch_size, rate, config.final_rate, config.step_weight_decay)
 
     def _fit_critic(
         self, replay: Replay, latents: Tensor, unseen: int, updates: int, generator: torch.Generator
@@ -479,11 +512,11 @@ class Fitter:
         starts = np.arange(max(0, unseen - (replay.appended - len(replay))), len(replay) - back - 1)
         windows = replay.windows_from(starts, back + 2)
         starts = starts[windows.mask.all(axis=1)]
-        tracker = _Tracker(updates)
+        tracker = Tracker(updates)
         if len(starts) == 0:
             return {}
         for update in range(updates):
-            _set_rate(optimizer, self.rate * config.critic_learning_rate, update / updates, config.final_rate)
+            set_rate(optimizer, self.rate * config.critic_learning_rate, update / updates, config.final_rate)
             # Drawn by how badly they were foretold, latents would be told from those drawn by being unlikely.
             chosen = torch.randint(len(starts), (config.dynamics_batch_size,), generator=generator).numpy()
             windows = replay.windows_from(starts[chosen], back + 2)
@@ -552,13 +585,13 @@ class Fitter:
         warmup = max(0, codec_updates - dynamics_updates // 2)
         warm = self.fit_codec(replay, warmup, rng, generator, progress=progress) if warmup else {}
         every = max(1, round(dynamics_updates / max(1, codec_updates - warmup)))
-        codec, dynamics = _Tracker(codec_updates - warmup), _Tracker(dynamics_updates)
+        codec, dynamics = Tracker(codec_updates - warmup), Tracker(dynamics_updates)
         draw, done = self._window_source(replay, rng), 0
-        for update in _bar(dynamics_updates, "world model", progress):
+        for update in progress_bar(dynamics_updates, "world model", progress):
             self._set_dynamics_rates(update / dynamics_updates)
             if update % every == 0 and done < codec_updates - warmup:
                 start = self.config.codec_learning_rate
-                _set_rate(self.codec_optimizer, self.rate * start, update / dynamics_updates, self.config.final_rate)
+                set_rate(self.codec_optimizer, self.rate * start, update / dynamics_updates, self.config.final_rate)
                 codec.add(done, self._codec_update(replay, rng, generator))
                 done += 1
             windows = draw()
@@ -624,7 +657,11 @@ class Fitter:
             shown, hidden = hide_things(shown, self.world_model.codec.rest, config.hidden_share, generator)
             moved = hidden.numpy() if moved is None else moved | hidden.numpy()
         self.world_model.dynamics.train()
-        with self._seeded_dropout(generator), self.world_model.mixed_precision(config.bf16):
+        if config.step_share and isinstance(self.world_model.dynamics, MultiscaleDynamics):
+            # Fitted before, alone.
+            assert self.world_model.dynamics.step_head is not None
+            self.world_model.dynamics.step_head.eval()
+        with seeded_dropout(self.world_model.device, generator), self.world_model.mixed_precision(config.bf16):
             loss, metrics = dynamics_loss(
                 self.world_model, replay, windows, latents, config, generator, shown=shown, accuracy=accuracy
             )
@@ -643,14 +680,6 @@ class Fitter:
             self._surprise.update(as_it_is, metrics["latent_steps"].cpu().numpy()[kept])
         return _scalars(metrics)
 
-    @contextmanager
-    def _seeded_dropout(self, generator: torch.Generator) -> Generator[None]:
-        """Let dropout, which knows no generator but the global ones, draw from one of ours."""
-        device = self.world_model.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            yield
-
     def _forget_latents(self) -> None:
         for cache in (self._latents, *self._moved_latents):
             cache.forget()
@@ -667,7 +696,7 @@ class Fitter:
 
     def _set_dynamics_rates(self, done: float) -> None:
         for optimizer in self._dynamics_optimizers:
-            _set_rate(optimizer, self.rate, done, self.config.final_rate)
+            set_rate(optimizer, self.rate, done, self.config.final_rate)
 
     def _window_source(
         self, replay: Replay, rng: np.random.Generator, latents: npt.NDArray[np.uint8] | None = None
@@ -887,72 +916,39 @@ def _epochs(
 
 
 def _dynamics_groups(dynamics: nn.Module, config: FitConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Parameter groups of Muon and of AdamW; the critic has its own optimiser.
+    """Parameter groups of Muon and of AdamW; the critic has its own optimiser, and so has what is fitted alone.
 
     Weights of products decay, norms and biases do not; the reward head is always AdamW's, at its own rate.
     """
     muon: list[nn.Parameter] = []
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for module_name, module in dynamics.named_modules():
-        if module_name.partition(".")[0] == "critic":
+        part = module_name.partition(".")[0]
+        if part == "critic" or (part == "step_head" and config.step_share):
             continue
         for name, parameter in module.named_parameters(recurse=False):
             decays = name == "weight" and not isinstance(module, MapLayerNorm)
             is_reward = module_name.startswith("reward_")
+            is_step = config.step_weight_decay > 0 and module_name.startswith("step_head")
             # Rewards are rare: steps of one size, whatever the gradient, would mostly follow those without.
-            if config.dynamics_optimizer == "muon" and decays and is_matrix(parameter) and not is_reward:
+            rare = is_reward or is_step
+            if config.dynamics_optimizer == "muon" and decays and is_matrix(parameter) and not rare:
                 muon.append(parameter)
-            else:
-                groups.setdefault((is_reward, decays), []).append(parameter)
+                continue
+            groups.setdefault((is_reward, decays, is_step), []).append(parameter)
     rest = [
-        _group(
+        parameter_group(
             parameters,
             config.reward_learning_rate if is_reward else config.dynamics_learning_rate,
-            config.weight_decay if decays else 0.0,
+            (config.step_weight_decay if is_step else config.weight_decay) if decays else 0.0,
         )
-        for (is_reward, decays), parameters in groups.items()
+        for (is_reward, decays, is_step), parameters in groups.items()
     ]
-    return [_group(muon, config.muon_learning_rate, config.weight_decay)] if muon else [], rest
-
-
-def _group(parameters: list[nn.Parameter], rate: float, decay: float) -> dict[str, Any]:
-    return {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+    return [parameter_group(muon, config.muon_learning_rate, config.weight_decay)] if muon else [], rest
 
 
 def _scalars(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in metrics.items() if value.dim() == 0}
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, start: float, done: float, final: float) -> None:
-    """Half cosine from ``start`` (times the group's own rate, where it has one) to ``final`` of it."""
-    factor = start * (final + (1 - final) * (1 + math.cos(math.pi * done)) / 2)
-    for group in optimizer.param_groups:
-        group["lr"] = factor * group.get("initial_lr", 1.0)
-
-
-def _bar(updates: int, name: str, progress: bool) -> "tqdm[int]":
-    return tqdm(range(updates), desc=name, unit="update", leave=False, disable=None if progress else True)
-
-
-class _Tracker:
-    """Means of metrics over the last tenth of the updates, without a device sync before the end."""
-
-    def __init__(self, updates: int) -> None:
-        self._from = updates - max(1, updates // 10)
-        self._kept: list[dict[str, Tensor]] = []
-
-    def keeps(self, update: int) -> bool:
-        """Whether that update's metrics will be looked at."""
-        return update >= self._from
-
-    def add(self, update: int, metrics: dict[str, Tensor]) -> None:
-        if self.keeps(update):
-            self._kept.append(metrics)
-
-    def report(self, prefix: str) -> Report:
-        if not self._kept:
-            return {}
-        return {prefix + name: float(torch.stack([m[name] for m in self._kept]).mean()) for name in self._kept[0]}
 
 
 def _knows_places(world_model: WorldModel) -> MultiscaleDynamics | None:

@@ -18,9 +18,9 @@ SIZE = HEIGHT * 4, WIDTH * 4
 PERMANENT = {"motion": True, "step_hidden": 16, "reward_first": True, "permanence": True}
 
 
-def step(found, shown, state, reward=0):
+def step(found, shown, state, reward=0, done=0):
     """One step of latents (batch, height, width) in which a reward is drawn: its prediction and the state after it."""
-    action, rewards = torch.zeros(len(shown), dtype=torch.int64), torch.full((len(shown),), reward)
+    action, rewards = torch.full((len(shown),), done), torch.full((len(shown),), reward)
     prediction, after = found.step(shown, action, state)
     return found.given_reward(prediction, rewards), found.told_reward(state, after, rewards != 0)
 
@@ -163,18 +163,19 @@ def test_what_a_point_was_paid_for_is_not_hidden():
             assert found._rewarded(prediction.latent).tolist() == [1]
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @torch.no_grad()
-def test_one_step_and_a_window_agree_on_what_is_hidden():
+def test_one_step_and_a_window_agree_on_what_is_hidden(apart):
     torch.manual_seed(0)
-    found = dynamics(**PERMANENT)
+    found = dynamics(**PERMANENT, steps_apart=apart)
     for told in (found.step_head.rewarded.weight, found.step_head.hidden):
         torch.nn.init.normal_(told)
     shown = torch.cat([latent((9, 4)), latent((7, 7)), latent(), latent((7, 13))])[None]
-    actions, rewards = torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 4)
+    actions, rewards = torch.tensor([[0, 2, 1, 0]]), torch.zeros(1, 4)
     whole, _ = found.sequence(shown, actions, found.initial_state(1), rewards)
     state = found.initial_state(1)
     for time in range(3):
-        one, state = step(found, shown[:, time], state)
+        one, state = step(found, shown[:, time], state, done=int(actions[0, time]))
         there = type(whole)(*(tensor[:, time] for tensor in whole))
         following = shown[:, time + 1]
         chances = [found.latent_log_probability(prediction, following).sum() for prediction in (there, one)]

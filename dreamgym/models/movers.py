@@ -31,6 +31,9 @@ _NEAR = 3
 
 _CHANGES = (2 * _NEAR + 1) ** 2
 
+_SIDE = 2 * REACH + 1
+"""Rows, and columns, that a thing may move by."""
+
 _ROWS = 8
 """Rows of pixels that :class:`StepReward` does not tell apart."""
 
@@ -71,6 +74,7 @@ class StepHead(nn.Module):
         wraps: bool = False,
         rewards: int = 0,
         permanence: bool = False,
+        actions: int = 0,
     ) -> None:
         """Build the head.
 
@@ -82,6 +86,8 @@ class StepHead(nn.Module):
             wraps: whether cells at opposite edges are neighbours.
             rewards: classes of the step's reward that it is told; 0 is not told.
             permanence: whether it is given things that are hidden.
+            actions: numbers that say what was done. If there are any, it is told them instead of the features, and
+                the rows and the columns of a step have scores of their own; 0 gives every step its own.
         """
         super().__init__()
         self.wraps = wraps
@@ -90,13 +96,15 @@ class StepHead(nn.Module):
         if self.rewarded is not None:
             nn.init.zeros_(self.rewarded.weight)
         self.seen = nn.Linear(2 * (2 * _SEEN + 1) ** 2, hidden)
-        self.around = nn.Linear(9 * channels, hidden, bias=False)
+        self.around = None if actions else nn.Linear(9 * channels, hidden, bias=False)
+        self.done = nn.Linear(actions, hidden, bias=False) if actions else None
         self.others = Relations(size, hidden)
         self.before = nn.Embedding(STEPS + 1, hidden)
         self.row, self.column = (nn.Embedding(pixels, hidden) for pixels in size)
         self.dropout = nn.Dropout(dropout)
         self.mix = nn.Linear(hidden, hidden)
-        self.steps = nn.Linear(hidden, STEPS + 1)
+        self.steps = None if actions else nn.Linear(hidden, STEPS + 1)
+        self.apart = nn.Linear(hidden, 2 * _SIDE + 1) if actions else None
         self.change = nn.Linear(hidden, len(_MIRRORS) * _CHANGES)
         for table in (self.before, self.row, self.column):
             nn.init.normal_(table.weight, std=0.05)
@@ -111,7 +119,7 @@ class StepHead(nn.Module):
 
     def forward(
         self,
-        features: Tensor,
+        given: Tensor,
         moving: Moving,
         things: Things,
         older: Tensor,
@@ -125,7 +133,7 @@ class StepHead(nn.Module):
         """Scores of every step of every thing.
 
         Args:
-            features: (batch, channels, height, width).
+            given: the features (batch, channels, height, width), or what was done (batch, actions).
             moving: of :func:`dreamgym.models.motion.find_moving`.
             things: of :func:`dreamgym.models.things.find_things`.
             older: (batch, height, width) int64, z_{t-1}.
@@ -145,14 +153,8 @@ class StepHead(nn.Module):
             shown_around(latent, pictures, rest, cells[:, 0], corner, side, self.wraps).flatten(1)
             for latent in (newest, older)
         ]
-        maps = features.permute(0, 2, 3, 1)
-        if not self.wraps:
-            maps = F.pad(maps, (0, 0, 1, 1, 1, 1))
-        around = places_around_wrapped if self.wraps else places_around
-        places = around(cells, maps.shape[1], maps.shape[2], 1)
-        near = maps.reshape(-1, maps.shape[-1]).index_select(0, places.flatten()).view(len(cells), -1)
         step, (row, column) = moving.step[things.cell], things.centre.unbind(1)
-        hidden = self.seen(torch.cat(crops, dim=1)) + self.around(near) + self.before(step)
+        hidden = self.seen(torch.cat(crops, dim=1)) + self._given(given, cells) + self.before(step)
         hidden = hidden + self.row(row) + self.column(column) + self.others(moving, things, origin)
         if self.rewarded is not None and rewarded is not None:
             hidden = hidden + self.rewarded(rewarded[cells[:, 0]])
@@ -164,13 +166,33 @@ class StepHead(nn.Module):
         to = (step_pixels(step)[:, None, None] * self._signs[:, None] + self._square).flatten(1, 2)
         inside = (to.abs() <= REACH).all(dim=-1) & (step < STEPS)[:, None]
         number = torch.where(inside, step_number(to), STEPS + 1)
-        scores = F.pad(self.steps(hidden).float(), (0, 1)).scatter_add(1, number, self.change(hidden).float())
+        scores = F.pad(self._every(hidden).float(), (0, 1)).scatter_add(1, number, self.change(hidden).float())
         # A ball that would have left the screen before it is worth a point was never seen, and what was not seen has
         # some chance.
         leaves = leaving(things, origin, (len(self.row.weight), len(self.column.weight)))
         stays = torch.zeros_like(leaves[:, 0]) if goes is None else ~goes
         unlikely = torch.cat([leaves, stays[:, None]], dim=1)
         return (scores[:, :-1] - _OUTSIDE * unlikely.float())[: things.number]
+
+    def _given(self, given: Tensor, cells: Tensor) -> Tensor:
+        """What things in cells (count, 3) are told of what the trunk found around them, or of what was done."""
+        if self.done is not None:
+            return self.done(given)[cells[:, 0]]
+        assert self.around is not None
+        maps = given.permute(0, 2, 3, 1)
+        if not self.wraps:
+            maps = F.pad(maps, (0, 0, 1, 1, 1, 1))
+        around = places_around_wrapped if self.wraps else places_around
+        places = around(cells, maps.shape[1], maps.shape[2], 1)
+        return self.around(maps.reshape(-1, maps.shape[-1]).index_select(0, places.flatten()).view(len(cells), -1))
+
+    def _every(self, hidden: Tensor) -> Tensor:
+        """Scores (count, STEPS + 1) of all steps, wherever the last one went."""
+        if self.apart is None:
+            assert self.steps is not None
+            return self.steps(hidden)
+        rows, columns, gone = self.apart(hidden).split([_SIDE, _SIDE, 1], dim=1)
+        return torch.cat([(rows[:, :, None] + columns[:, None]).flatten(1), gone], dim=1)
 
     @staticmethod
     def draw(

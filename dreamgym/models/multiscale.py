@@ -72,6 +72,9 @@ class MultiscaleConfig:
             screen and the point that it is worth then come together.
         permanence: whether things go only where things went in real experience, and one that goes without a reward is
             known for one more step, in which it may be back (:mod:`dreamgym.models.permanence`).
+        steps_apart: whether a thing's step is foretold from what is seen of it and of others and from what was done
+            alone, not from what the trunk found, and its rows and columns apart: what few examples show of bounces is
+            then not learned by heart.
         clock: largest number of steps since the last reward that is told from larger ones.
         cell_hidden: units of the layers that see one cell which may change.
         least_change: chance of a change from which a cell is looked at; all others keep their code.
@@ -101,6 +104,7 @@ class MultiscaleConfig:
     seen_places: bool = False
     reward_first: bool = False
     permanence: bool = False
+    steps_apart: bool = False
     clock: int = 32
     cell_hidden: int = 128
     least_change: float = 0.001
@@ -139,6 +143,8 @@ class MultiscaleConfig:
             raise ConfigError("step_hidden: expected 0 where what moves is not followed; set motion=True.")
         if self.reward_first and not self.step_hidden:
             raise ConfigError("reward_first: expected False where no steps are drawn; set it so, or step_hidden.")
+        if self.steps_apart and not self.step_hidden:
+            raise ConfigError("steps_apart: expected False where no steps are drawn; set it so, or step_hidden.")
         if self.permanence and not self.reward_first:
             raise ConfigError("permanence: expected False where rewards are not drawn first; set reward_first=True.")
         if self.permanence and self.memory < 3:
@@ -235,8 +241,24 @@ class MultiscaleDynamics(nn.Module):
         )
         self._cell, self._pixels = cell, (self._height * cell, self._width * cell)
         size, hidden, rewards = self._pixels, config.step_hidden, REWARDS if config.reward_first else 0
+        # What was done is told in the first cells of a map.
+        self._done = config.memory * num_actions if config.steps_apart else 0
+        if self._done > self._height * self._width:
+            raise ConfigError(
+                f"steps_apart: expected at most {self._height * self._width} numbers of {config.memory} actions, one "
+                f"for each cell of a latent, got {self._done}."
+            )
         self.step_head = (
-            StepHead(fine, size, hidden, wraps=config.wraps, rewards=rewards, permanence=config.permanence)
+            StepHead(
+                fine,
+                size,
+                hidden,
+                dropout=0.5 if config.steps_apart else 0.3,
+                wraps=config.wraps,
+                rewards=rewards,
+                permanence=config.permanence,
+                actions=self._done,
+            )
             if hidden
             else None
         )
@@ -291,33 +313,76 @@ class MultiscaleDynamics(nn.Module):
             self.latent_head.places = likely_codes(seen.to(device), rest.to(device), self.config.wraps)
 
     @torch.no_grad()
-    def learn_going(self, latents: Tensor, rewards: Tensor, begins: Tensor) -> None:
+    def learn_going(self, latents: Tensor, rewards: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
         """Take where things went in real experience, besides where they are known to, where ``permanence`` asks for it.
 
         Args:
             latents: (steps, height, width) int64, one after the other.
             rewards: (steps,).
             begins: (steps,) bool, whether an episode begins there.
+
+        Returns:
+            Of all things that were followed: the index (things,) int64 of the latent from which they made a step, and
+            which change (things,) int64 it was of the step before.
         """
-        if self.went is None:
-            return
         rewarded = reward_classes(rewards) != NO_REWARD
         follows = ~begins.to(rewarded.device)
         # Those that were, and are followed, in the same episode.
         now = (follows[1:-2] & follows[2:-1] & follows[3:]).nonzero()[:, 0] + 2
+        found: list[tuple[Tensor, Tensor]] = []
         for at in now.split(_CHUNK):
-            before = rewarded[at - 1] | rewarded[at - 2]
             oldest, older, newest, following = (latents[at + step] for step in (-2, -1, 0, 1))
             moving = find_moving(older, newest, *self._looks)
-            found = find_hidden(oldest, older, newest, moving, *self._looks)
-            hidden = hidden_at(older, self._hidden_steps(older, found, before), *self._looks)
-            joined, number = self._made(moving, hidden, older, newest, following)
-            if len(joined.cells):
-                things = find_things(joined, self._pixels)
-                out = F.pad(leaving(things, self.origin, self._pixels), (0, 1))[things.thing, number]
-                gone = out | (number == STEPS)
-                went(joined, things, rewarded[at] | rewarded[at - 1], gone, self.went, self._cell)
-        self.goes = likely_codes(self.went, self.rest, self.config.wraps)
+            hidden = None
+            if self.config.permanence:
+                gone = find_hidden(oldest, older, newest, moving, *self._looks)
+                paid = rewarded[at - 1] | rewarded[at - 2]
+                hidden = hidden_at(older, self._hidden_steps(older, gone, paid), *self._looks)
+            joined, number, things = self._followed(moving, hidden, older, newest, following)
+            if things is None:
+                continue
+            if self.went is not None:
+                paid = rewarded[at] | rewarded[at - 1]
+                went(joined, things, paid, number == STEPS, self.went, self._cell)
+            first = things.cell[: things.number]
+            found.append((at[joined.cells[first, 0]], joined.step[first] * (STEPS + 1) + number[first]))
+        if self.went is not None:
+            self.goes = likely_codes(self.went, self.rest, self.config.wraps)
+        if not found:
+            none = torch.zeros(0, dtype=torch.int64, device=latents.device)
+            return none, none
+        indices, changes = zip(*found, strict=True)
+        return torch.cat(indices), torch.cat(changes)
+
+    def step_losses(
+        self, latents: Tensor, actions: Tensor, rewards: Tensor, elapsed: Tensor, following: Tensor
+    ) -> Tensor:
+        """What the head of steps is fitted by alone, where it needs nothing of the trunk (``steps_apart``).
+
+        Args:
+            latents: (batch, memory, height, width) int64, z_{t-k+1..t}.
+            actions: (batch, memory) int64, or (batch, memory, num_actions) float32: those taken there.
+            rewards: (batch,), r_t.
+            elapsed: (batch,) int64, steps from the last reward to z_t.
+            following: (batch, height, width) int64, z_{t+1}.
+
+        Returns:
+            (things,) nats of the steps that they made.
+        """
+        older, newest = latents[:, -2], latents[:, -1]
+        with torch.no_grad():
+            moving, hidden = find_moving(older, newest, *self._looks), None
+            if self.config.permanence:
+                gone = find_hidden(latents[:, -3], older, newest, moving, *self._looks)
+                hidden = self._hidden_steps(older, gone, elapsed <= 1)
+            classes = reward_classes(rewards) if self.config.reward_first else None
+            told = self._told(classes, elapsed == 0, hidden, self._taken(actions).flatten(1))
+            latent = side_by_side([older[:, None], moving.steps(newest)[:, None], *told, newest[:, None]]).float()
+            joined, number, things = self._followed(moving, self._hidden(latent), older, newest, following)
+        if things is None:
+            return torch.zeros(0, device=latents.device)
+        scores = self._step_scores(latent, self._prepared(latent), joined, things)
+        return F.cross_entropy(scores, number[things.cell[: things.number]], reduction="none")
 
     @property
     def looks_back(self) -> int:
@@ -421,15 +486,12 @@ class MultiscaleDynamics(nn.Module):
         reward = self.reward_head(self.reward_dropout(torch.cat([trunk, *found_fine], dim=1)))
         if self.reward_steps is not None and moving is not None and len(moving.cells):
             reward = reward + self.reward_steps(moving, find_things(moving, self._pixels), len(reward))
+        classes = None
         if config.reward_first:
             # The true one, or what is likeliest until one was drawn.
             classes = reward.argmax(dim=1) if rewards is None else reward_classes(rewards).flatten()
-            # And whether there was one in the step before.
-            classes = classes + REWARDS * (elapsed[:, :time].flatten() == 0)
-            told = [classes[:, None, None, None].expand_as(parts[0]).float()]
-            if hidden is not None:
-                told.append(hidden[:, None].float())
-            parts = [*parts[:2], *told, *parts[2:]]
+        others = self._told(classes, elapsed[:, :time].flatten() == 0, hidden, done)
+        parts = [*parts[:2], *others, *parts[2:]]
         latent = side_by_side(parts)
         heads = latent, reward.float(), self._end_logits(trunk).float()
         prediction = Prediction(*(head.unflatten(0, (batch, time)) for head in heads))
@@ -461,9 +523,28 @@ class MultiscaleDynamics(nn.Module):
         last = slice(seen.shape[1] - kept, None)
         return MultiscaleState(seen[:, last], acted[:, last], state.trunk, elapsed[:, time])
 
+    def _told(self, classes: Tensor | None, paid: Tensor, hidden: Tensor | None, done: Tensor) -> list[Tensor]:
+        """Maps (batch, 1, height, width) of what a prediction's latent is told besides.
+
+        The reward's classes (batch,), and whether there was one in the step before, ``paid`` (batch,) bool; the steps
+        of what is hidden (batch, height, width); what was done (batch, numbers), in the first cells of a map.
+        """
+        size, maps = (self._height, self._width), list[Tensor]()
+        if classes is not None:
+            maps.append((classes + REWARDS * paid)[:, None, None, None].expand(-1, 1, *size).float())
+        if hidden is not None:
+            maps.append(hidden[:, None].float())
+        if self._done:
+            filled = F.pad(done.float(), (0, size[0] * size[1] - self._done))
+            maps.append(filled.view(-1, 1, *size))
+        return maps
+
+    def _taken(self, actions: Tensor) -> Tensor:
+        return actions if actions.is_floating_point() else F.one_hot(actions, self.num_actions)
+
     def _take_in(self, codes: Tensor, actions: Tensor, state: MultiscaleState) -> tuple[Tensor, Tensor]:
         """A window after what the state remembers: codes (batch, memory - 1 + time, height, width), actions alike."""
-        taken = actions if actions.is_floating_point() else F.one_hot(actions, self.num_actions)
+        taken = self._taken(actions)
         seen = torch.cat([state.seen, codes], dim=1)
         return seen, torch.cat([state.acted, taken.to(state.acted.dtype)], dim=1)
 
@@ -579,16 +660,11 @@ class MultiscaleDynamics(nn.Module):
         steps = torch.zeros(following.shape, device=latent.device)
         if self.step_head is None:
             return prepared, steps
-        newest, things = latent[:, -1].long(), None
+        newest = latent[:, -1].long()
         with torch.autocast(latent.device.type, enabled=False), torch.no_grad():
-            moving, number = self._made(
+            moving, number, things = self._followed(
                 self._moving(latent), self._hidden(latent), latent[:, 0].long(), newest, following
             )
-            if len(moving.cells):
-                things = find_things(moving, self._pixels)
-                # What is found on the other side of the screen's edge is something else.
-                out = F.pad(leaving(things, self.origin, self._pixels), (0, 1))[things.thing, number]
-                number = torch.where(out, STEPS, number)
             carried = self._carry(newest, moving, number)
         if losses and things is not None:
             first = things.cell[: things.number]
@@ -600,14 +676,17 @@ class MultiscaleDynamics(nn.Module):
     def _step_scores(self, latent: Tensor, prepared: Tensor, moving: Moving, things: Things) -> Tensor:
         """The step head's scores of all things in a prediction's latent, of which ``prepared`` is a part."""
         assert self.step_head is not None
-        features = prepared[:, : self.config.fine]
+        given = prepared[:, : self.config.fine]
+        if self._done:
+            config = self.config
+            given = latent[:, 2 + config.reward_first + config.permanence].flatten(1)[:, : self._done]
         older, newest = latent[:, 0].long(), latent[:, -1].long()
         rewarded, goes = self._rewarded(latent), None
         if self.goes is not None and rewarded is not None:
             paid = (rewarded != NO_REWARD) | (latent[:, 2, 0, 0] >= REWARDS)
             goes = may_go(moving, things, paid, self.goes, self._cell)
         return self.step_head(
-            features, moving, things, older, newest, self.sprites, self.rest, self.origin, rewarded, goes
+            given, moving, things, older, newest, self.sprites, self.rest, self.origin, rewarded, goes
         )
 
     def _moving(self, latent: Tensor) -> Moving:
@@ -627,15 +706,23 @@ class MultiscaleDynamics(nn.Module):
         kept = ~paid[hidden.cells[:, 0]]
         return torch.full_like(older, -1).index_put(tuple(hidden.cells[kept].T), hidden.step[kept])
 
-    def _made(
+    def _followed(
         self, moving: Moving, hidden: Moving | None, older: Tensor, newest: Tensor, following: Tensor
-    ) -> tuple[Moving, Tensor]:
-        """What moves and what is hidden, and the steps (count,) that led to where ``following`` shows it."""
+    ) -> tuple[Moving, Tensor, Things | None]:
+        """What moves and what is hidden, the steps (count,) that led to where ``following`` shows it, and the things.
+
+        None where there is nothing.
+        """
         number = next_step(moving, newest, following, *self._looks)
-        if hidden is None:
-            return moving, number
-        joined, order = join(moving, hidden)
-        return joined, torch.cat([number, next_step(hidden, older, following, *self._looks)])[order]
+        if hidden is not None:
+            moving, order = join(moving, hidden)
+            number = torch.cat([number, next_step(hidden, older, following, *self._looks)])[order]
+        if len(moving.cells) == 0:
+            return moving, number, None
+        things = find_things(moving, self._pixels)
+        # What is found on the other side of the screen's edge is something else.
+        out = F.pad(leaving(things, self.origin, self._pixels), (0, 1))[things.thing, number]
+        return moving, torch.where(out, STEPS, number), things
 
     def _carry(self, newest: Tensor, moving: Moving, number: Tensor) -> Tensor:
         places = self.latent_head.places
@@ -649,7 +736,8 @@ class MultiscaleDynamics(nn.Module):
     def _prepared(self, latent: Tensor) -> Tensor:
         """What the latent head is given of a prediction's latent: not z_{t-1}, the steps to z_t, nor the reward."""
         config, steps = self.config, self.step_head is not None
-        return latent[:, self._keeps_older + steps + config.reward_first + config.permanence :]
+        told = config.reward_first + config.permanence + config.steps_apart
+        return latent[:, self._keeps_older + steps + told :]
 
     def _rewarded(self, latent: Tensor) -> Tensor | None:
         """The class (batch,) of the reward that a prediction's latent is given."""

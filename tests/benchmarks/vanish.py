@@ -113,7 +113,10 @@ def follow(world_model: WorldModel, held_out: Replay, args: Args) -> dict[str, F
         torch.ones(before.shape, dtype=torch.bool),
         torch.as_tensor(held_out.elapsed_at(before[:, 0])),
     )
-    simulator = DreamSimulator(world_model, starts, num_envs=len(begins), horizon=None, seed=args.seed)
+    # A point that was drawn is one, however likely it was.
+    simulator = DreamSimulator(
+        world_model, starts, num_envs=len(begins), horizon=None, reward="sampled", seed=args.seed
+    )
     simulator.reset(starts=torch.arange(len(begins)))
     field = pictures(world_model, encode(world_model, held_out, np.arange(0, len(held_out), 7)))
     background = np.median(field, axis=0).astype(np.uint8)
