@@ -10,6 +10,7 @@ from test_motion import HEIGHT, ORIGIN, REST, SPRITES, WIDTH, dynamics, latent
 from dreamgym.errors import ConfigError
 from dreamgym.fit import Fitter
 from dreamgym.models.motion import STEPS, carry, find_hidden, find_moving, hidden_at, join, step_number
+from dreamgym.models.movers import StepHead
 from dreamgym.models.multiscale import REWARDS, MultiscaleConfig, MultiscaleDynamics
 from dreamgym.models.permanence import WAYS, Way, may_go, went
 from dreamgym.models.things import find_things
@@ -124,28 +125,32 @@ def test_experience_teaches_where_things_go():
 
 
 @torch.no_grad()
-def test_nothing_goes_where_nothing_went_and_what_is_hidden_is_back():
+def test_nothing_goes_where_nothing_went_and_what_is_hidden_is_back(monkeypatch):
     torch.manual_seed(0)
     found = dynamics(**PERMANENT)
     # Whatever the networks say, all would go.
-    found.step_head.steps.bias[STEPS] = 6.0
-    found.goes = torch.zeros_like(found.goes)
+    found.step_head.steps.bias[STEPS] = 50.0
+    made, draw = [], StepHead.draw
 
-    def scores(*seen):
-        state = found.initial_state(64)
-        for shown in seen:
-            told, state = step(found, shown.expand(64, -1, -1), state)
-        moving, _ = join(found._moving(told.latent), found._hidden(told.latent))
-        things = find_things(moving, SIZE)
-        return moving, found._step_scores(told.latent, found._prepared(told.latent), moving, things)
+    def watched(scores, moving, things, *given):
+        made.append((moving, things, draw(scores, moving, things, *given)))
+        return made[-1][-1]
 
-    for seen, back in (((latent((8, 4)), latent((10, 7))), False), ((latent((8, 4)), latent((10, 7)), latent()), True)):
-        moving, given = scores(*seen)
-        assert len(given) == 64 and bool(moving.hidden.all()) == back and bool(moving.hidden.any()) == back
-        assert (given.argmax(dim=1) != STEPS).all()
-        found.goes = ~found.goes
-        assert (scores(*seen)[1].argmax(dim=1) == STEPS).all()
-        found.goes = ~found.goes
+    monkeypatch.setattr(StepHead, "draw", staticmethod(watched))
+    ball = latent((8, 4)), latent((10, 7))
+    for seen, hidden_there in ((ball, False), ((*ball, latent()), True)):
+        for may in (False, True):
+            found.goes = torch.full_like(found.goes, may)
+            state = found.initial_state(64)
+            for shown in seen:
+                told, state = step(found, shown.expand(64, -1, -1), state)
+            found.draw_latent(told, torch.rand(64, HEIGHT, WIDTH))
+            moving, things, number = made.pop()
+            assert things.number == 64 and (moving.hidden == hidden_there).all()
+            assert ((number == STEPS) == may).all()
+            # It could be foretold, if it came all the same.
+            scores = found._step_scores(told.latent, found._prepared(told.latent), moving, things)
+            assert torch.isfinite(scores).all()
 
 
 @torch.no_grad()

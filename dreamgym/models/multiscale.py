@@ -646,6 +646,10 @@ class MultiscaleDynamics(nn.Module):
             if len(moving.cells):
                 things = find_things(moving, self._pixels)
                 scores = self._step_scores(latent, prepared, moving, things)
+                if (goes := self._goes(latent, moving, things)) is not None:
+                    # Where nothing that was seen is likely, what was never seen would be as likely as the rest.
+                    never = torch.cat([leaving(things, self.origin, self._pixels), ~goes[:, None]], dim=1)
+                    scores = scores.masked_fill(never[: things.number], -torch.inf)
                 least = self.config.least_chance
                 number = self.step_head.draw(scores, moving, things, uniforms, temperature, least)
             prepared = self.latent_head.tell(prepared, self._carry(newest, moving, number), self._rewarded(latent))
@@ -681,10 +685,7 @@ class MultiscaleDynamics(nn.Module):
             config = self.config
             given = latent[:, 2 + config.reward_first + config.permanence].flatten(1)[:, : self._done]
         older, newest = latent[:, 0].long(), latent[:, -1].long()
-        rewarded, goes = self._rewarded(latent), None
-        if self.goes is not None and rewarded is not None:
-            paid = (rewarded != NO_REWARD) | (latent[:, 2, 0, 0] >= REWARDS)
-            goes = may_go(moving, things, paid, self.goes, self._cell)
+        rewarded, goes = self._rewarded(latent), self._goes(latent, moving, things)
         return self.step_head(
             given, moving, things, older, newest, self.sprites, self.rest, self.origin, rewarded, goes
         )
@@ -693,6 +694,14 @@ class MultiscaleDynamics(nn.Module):
         """What moves in a prediction's latent, which knows the steps."""
         older, steps, newest = latent[:, 0].long(), latent[:, 1], latent[:, -1].long()
         return find_moving(older, newest, *self._looks, steps)
+
+    def _goes(self, latent: Tensor, moving: Moving, things: Things) -> Tensor | None:
+        """Which things of a prediction's latent may go, (number + filling,) bool; None: all of them."""
+        rewarded = self._rewarded(latent)
+        if self.goes is None or rewarded is None:
+            return None
+        paid = (rewarded != NO_REWARD) | (latent[:, 2, 0, 0] >= REWARDS)
+        return may_go(moving, things, paid, self.goes, self._cell)
 
     def _hidden(self, latent: Tensor) -> Moving | None:
         """What a prediction's latent knows to be hidden."""
