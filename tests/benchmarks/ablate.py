@@ -107,6 +107,8 @@ _PUBLISHED = replace(VQVAEConfig.published(), width=16, **_FRAME)
 _ONE_GRID = ResidualConfig(clock=32, joint=64, least_chance=0.05, dropout=0.0)
 _NARROW = {"fine": 24, "cell_hidden": 128, "embedding": 8}
 _EDGES = {"wraps": False}
+_NO_STEPS = {"step_hidden": 0, "reward_first": False, "permanence": False}
+_NO_MOTION = {"motion": False, **_NO_STEPS}
 _WINDOWS = {"dynamics_batch_size": 8, "sequence_length": 16}
 _CRITIC = {"critic_share": 0.5}
 _UNSETTLED = {"settled_updates": 0, "unquantized_updates": 100, "codec_batch_size": 64}
@@ -142,7 +144,7 @@ ROWS = {
         but(
             codec=_PUBLISHED,
             fit={**_UNSETTLED, "unquantized_updates": 0},
-            dynamics={"scale": 1, "motion": False, "step_hidden": 0, "reward_first": False, **_EDGES},
+            dynamics={"scale": 1, **_NO_MOTION, **_EDGES},
             dream={"latent_stack": 1},
         ),
     ),
@@ -159,18 +161,27 @@ ROWS = {
     "edges-apart": Row("no way round from one edge of the grid to the other", but(dynamics=_EDGES)),
     "no-motion": Row(
         "the dynamics are not shown where what moves goes",
-        but(dynamics={"motion": False, "step_hidden": 0, "reward_first": False}),
+        but(dynamics=_NO_MOTION),
     ),
     "cell-by-cell": Row(
         "what moves is drawn cell by cell, and the reward not told of it",
-        but(dynamics={"step_hidden": 0, "reward_first": False}),
+        but(dynamics=_NO_STEPS),
+    ),
+    "impermanence": Row(
+        "things go anywhere, and are forgotten when they are hidden", but(dynamics={"permanence": False})
+    ),
+    "steps-apart": Row(
+        "steps are foretold without the trunk, rows and columns apart, by a head that is fitted alone",
+        but(dynamics={"steps_apart": True, "step_hidden": 256}, fit={"step_share": 1.5, "step_weight_decay": 0.3}),
     ),
     "coarse-rewards": Row(
         "the reward head is told what the coarse blocks know, and no more", but(dynamics={"reward_channels": 0})
     ),
     "every-code": Row("also the least likely codes are drawn", but(dynamics={"least_chance": 0.0})),
     "short-clock": Row("a clock that stops after four steps", but(dynamics={"clock": 4})),
-    "memory2": Row("two latents seen instead of four", but(dynamics={"memory": 2}, fit={"sequence_length": 3})),
+    "memory2": Row(
+        "two latents seen instead of four", but(dynamics={"memory": 2, "permanence": False}, fit={"sequence_length": 3})
+    ),
     "memory8": Row("eight latents seen instead of four", but(dynamics={"memory": 8}, fit={"sequence_length": 9})),
     "narrow": Row("a quarter less of everything: more updates, cheaper ones", but(dynamics=_NARROW)),
     "fine-blocks2": Row("twice as many blocks on the fine grid", but(dynamics={"fine_blocks": 2})),
