@@ -411,7 +411,7 @@ def _laptop() -> RunConfig:
             seen_places=True,
             # One ball in four left the screen without a point, and some came back after theirs.
             reward_first=True,
-            # One ball in seven was gone without a point, at walls, paddles and edges, and no other was served.
+            # One ball in six was gone without a point, at walls, paddles and edges, and no other was served.
             permanence=True,
             # A ball is worth a point in one column of cells and not in the next.
             reward_channels=32,

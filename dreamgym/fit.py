@@ -74,11 +74,11 @@ class FitConfig:
         muon_learning_rate: of Muon, at the start of a round.
         final_rate: learning rates fall along a half cosine to this share of their start within a round; 1 is constant.
         weight_decay: of the dynamics' convolution and linear weights.
-        step_batch_size: latents from which such an update takes things.
         step_share: updates of the head of steps alone, before those of the dynamics, for each of these, which then
             leave it as it is; only with ``dynamics.steps_apart``. 0 fits it with the rest.
-        step_weight_decay: of those that foretell the steps of things, which AdamW then fits whatever the optimiser; 0
-            treats them as the others.
+        step_batch_size: latents from which an update of that head alone takes things.
+        step_weight_decay: of that head's weights, which AdamW then fits whatever the optimiser; 0 treats them as the
+            others, or lets them be where the head is fitted alone.
         gradient_clip: largest norm of the dynamics' gradient; 0 does not clip.
         context_steps: true latents at a window's start, after which the model's own samples are its input;
             0 uses the true ones throughout.
