@@ -1,11 +1,12 @@
 """Where things go: elsewhere they stay, and what goes without a reward may be only hidden.
 
 In Pong a ball is gone in two cases: for one step, before a wall that is as bright as it is or at a paddle, after which
-it is back; and over the edge of the screen, which brings a point. Both are few of many steps, and dynamics that know neither lose balls
-that nobody pays for: a dream without a ball stays without one. Infants know that what is hidden is still there (Piaget
-1954, "The construction of reality in the child", object permanence); here it is known of one latent, in which a thing
-that was there one step ago (:func:`dreamgym.models.motion.find_hidden`) is given a step of its own, and can be gone
-only where in real experience things went: without a reward, with one, or again after they had been hidden.
+it is back; and over the edge of the screen, which brings a point. Both are few of many steps, and dynamics that know
+neither lose balls that nobody pays for: a dream without a ball stays without one. Infants know that what is hidden is
+still there (Piaget 1954, "The construction of reality in the child", object permanence); here it is known of one
+latent, in which a thing that was there one step ago (:func:`dreamgym.models.motion.find_hidden`) is given a step of its
+own, and can be gone only where in real experience things went: without a reward, with one, or again after they had been
+hidden.
 """
 
 from enum import IntEnum
