@@ -154,6 +154,8 @@ class _Preprocessing:
             rows, columns = (np.arange(new) * old // new for new, old in zip(shown, sides, strict=True))
             if self.shrink == "nearest":
                 return screens[..., rows[:, None], columns]
+            if self.shrink == "brightest":
+                return _brightest_columns(screens[..., rows, :], columns)
             return _column_means(screens[..., rows, :], columns)
         return cast("Frames", cv2.resize(screens, shown[::-1], interpolation=cv2.INTER_AREA))
 
@@ -161,8 +163,7 @@ class _Preprocessing:
 def _column_means(rows: Frames, begins: npt.NDArray[np.intp]) -> Frames:
     """Means, rounded, of the columns from each begin to the next of rows (..., width)."""
     counts = np.diff(begins, append=rows.shape[-1])
-    if len(counts) and (counts == counts[0]).all() and counts[0] > 0:
-        # A slice for each column of those that are put together: a sum over a short axis is slow.
+    if _alike(counts):
         sums = rows[..., :: counts[0]].astype(np.uint16)
         for column in range(1, counts[0]):
             sums += rows[..., column :: counts[0]]
@@ -171,6 +172,22 @@ def _column_means(rows: Frames, begins: npt.NDArray[np.intp]) -> Frames:
     # Where a frame is wider than the screen a column stands for itself more than once.
     counts = np.maximum(counts, 1).astype(np.uint16)
     return ((sums + counts // 2) // counts).astype(np.uint8)
+
+
+def _brightest_columns(rows: Frames, begins: npt.NDArray[np.intp]) -> Frames:
+    """The brightest of the columns from each begin to the next of rows (..., width)."""
+    counts = np.diff(begins, append=rows.shape[-1])
+    if not _alike(counts):
+        return cast("Frames", np.maximum.reduceat(rows, begins, axis=-1))
+    brightest = rows[..., :: counts[0]].copy()
+    for column in range(1, counts[0]):
+        np.maximum(brightest, rows[..., column :: counts[0]], out=brightest)
+    return brightest
+
+
+def _alike(counts: npt.NDArray[np.intp]) -> bool:
+    """Whether as many columns are put together everywhere: a slice for each is faster than going over a short axis."""
+    return len(counts) > 0 and bool((counts == counts[0]).all()) and counts[0] > 0
 
 
 def make_game_env(
@@ -209,7 +226,8 @@ def make_game_env(
         shrink: how a screen is made smaller: every pixel the mean of what it stands for ("area", the paper's), or one
             pixel of it ("nearest"): what moves then looks the same wherever it is, but what is thinner than the step
             between two pixels can vanish; or the mean of one row of it ("row"): the same of rows alone, so that a thing
-            on odd columns looks another than one on even columns.
+            on odd columns looks another than one on even columns; or the brightest of one row of it ("brightest"): as
+            "row", but nothing changes its brightness, by which a thing is known, only its width.
         max_pool: whether a frame shows the pixelwise maximum of the last two emulator frames, which games need that
             draw some things in every second frame only, or the last alone, which has fewer shapes. ALE games only.
         frame_skip: emulator frames a step.

@@ -2,11 +2,12 @@
 
 from typing import Literal, TypedDict, get_args
 
-Shrink = Literal["area", "nearest", "row"]
-"""How a screen is made smaller: each pixel the mean of those it stands for, or one of them, or the mean of one row."""
+Shrink = Literal["area", "nearest", "row", "brightest"]
+"""How a screen is made smaller: each pixel the mean of those it stands for, or one of them, or of one row of them the
+mean or the brightest."""
 
 SHRINKS: tuple[str, ...] = get_args(Shrink)
-SHRINKS_NAMED = " or ".join(repr(name) for name in SHRINKS)
+SHRINKS_NAMED = ", ".join(repr(name) for name in SHRINKS[:-1]) + f" or {SHRINKS[-1]!r}"
 
 
 class Screen(TypedDict):

@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from dreamgym.errors import InvalidActionError, InvalidInputError, UnknownGameError
 from dreamgym.real import AtariGameVectorEnv, flicker, game_names, make_game_env, make_game_vector_env, resolve_game
+from dreamgym.screens import Shrink
 
 
 class Painter(gym.Env[np.ndarray, Any]):
@@ -231,6 +232,7 @@ def test_a_seed_determines_the_vector_games(sticky: float) -> None:
         ("Breakout", {"size": (112, 80), "shrink": "nearest", "max_pool": False, "max_episode_steps": 100}),
         ("MsPacman", {"stack": 2, "shrink": "nearest", "max_episode_steps": 60}),
         ("Pong", {"size": (112, 80), "shrink": "row", "max_pool": False, "max_episode_steps": 60}),
+        ("Pong", {"size": (112, 80), "shrink": "brightest", "max_pool": False, "max_episode_steps": 60}),
         ("Pong", {"size": 84, "max_pool": False, "max_episode_steps": 60}),
     ],
 )
@@ -297,15 +299,27 @@ def test_of_a_screen_the_means_of_every_second_row_can_be_shown() -> None:
     assert len(np.unique(frame[:105])) > 4
 
 
+def test_of_a_screen_the_brightest_of_every_second_row_can_be_shown() -> None:
+    env = make_game_env("Pong", size=(112, 80), shrink="brightest", max_pool=False)
+    env.reset(seed=0)
+    levels: set[int] = set()
+    for frame, screens in frames_and_screens(env, random_actions("Pong", 60)):
+        assert np.array_equal(frame[:105], screens[3][::2].reshape(105, 80, 2).max(-1)) and not frame[105:].any()
+        levels |= set(frame[:105].ravel()) - set(screens[3].ravel())
+    assert not levels, "a thing is as bright as on the screen"
+
+
+@pytest.mark.parametrize("shrink", ["row", "brightest"])
 @pytest.mark.parametrize("size", [96, 300])
-def test_rows_are_shown_at_sizes_that_no_whole_number_of_columns_makes(size: int) -> None:
-    env = make_game_env("Pong", size=size, shrink="row", max_pool=False)
+def test_rows_are_shown_at_sizes_that_no_whole_number_of_columns_makes(size: int, shrink: Shrink) -> None:
+    env = make_game_env("Pong", size=size, shrink=shrink, max_pool=False)
     env.reset(seed=0)
     for frame, screens in frames_and_screens(env, random_actions("Pong", 20)):
         rows = screens[3][np.arange(size) * 210 // size].astype(np.float64)
         edges = [*(np.arange(size) * 160 // size), 160]
-        means = [rows[:, a : max(b, a + 1)].mean(1) for a, b in itertools.pairwise(edges)]
-        assert np.array_equal(frame, np.floor(np.stack(means, axis=1) + 0.5))
+        columns = [rows[:, a : max(b, a + 1)] for a, b in itertools.pairwise(edges)]
+        shown = [part.max(1) if shrink == "brightest" else np.floor(part.mean(1) + 0.5) for part in columns]
+        assert np.array_equal(frame, np.stack(shown, axis=1))
 
 
 def sticky_seed() -> int:

@@ -99,9 +99,9 @@ class VQVAEConfig:
         frame_size: height of a frame in pixels; a multiple of a cell's side.
         frame_width: its width, likewise. The game's screen is then shown at a whole fraction of its size. 0 is a square
             frame, onto which the screen is resized.
-        shrink: "area" (paper), "nearest" or "row", see :func:`dreamgym.real.make_game_env`: with every second pixel
-            instead of means of four, what moves has fewer pictures; with means of two in every second row it shows
-            whether it is on odd or even columns.
+        shrink: "area" (paper), "nearest", "row" or "brightest", see :func:`dreamgym.real.make_game_env`: with every
+            second pixel instead of means of four, what moves has fewer pictures; with means of two in every second row,
+            or the brighter of them, it shows whether it is on odd or even columns.
         max_pool: whether a frame is the maximum of the last two emulator frames (paper), see there.
         width: channels of the first convolution (the paper's is 32); the later ones have 2, 4 and 8 times as many.
         stages: strided convolutions, each halving the side of the map. 4 (paper) makes a latent cell of 16 px, 3 one
