@@ -53,6 +53,18 @@ def test_every_action_that_is_remembered_is_told_and_nothing_that_the_trunk_foun
 
 
 @torch.no_grad()
+def test_every_latent_that_is_remembered_is_seen():
+    found = dynamics(**APART, memory=4)
+    moments = [(8, 4), (8, 4), (10, 7), (12, 10)]
+    first = scores(found, (0,) * 4, moments)
+    for index in range(2):
+        # What moved was near by, elsewhere than it had been.
+        others = [(15, 8) if index == at else place for at, place in enumerate(moments)]
+        assert not torch.allclose(scores(found, (0,) * 4, others), first)
+    assert torch.allclose(scores(found, (0,) * 5, [(20, 20), *moments]), first, atol=1e-5)
+
+
+@torch.no_grad()
 def test_rows_and_columns_have_scores_of_their_own():
     found = dynamics(**APART)
     torch.nn.init.zeros_(found.step_head.change.weight)

@@ -9,6 +9,8 @@ in the latent before or not. The latent in which everything has made its step is
 (:mod:`dreamgym.models.candidates`) are told; they draw what else happens.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,7 +62,7 @@ def leaving(things: Things, origin: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class StepHead(nn.Module):
-    """p(step of each thing | features, z_{t-1}, z_t)."""
+    """p(step of each thing | features, z_{t-1}, z_t), or of what was done and of older latents instead of features."""
 
     _signs: Tensor
     _square: Tensor
@@ -75,6 +77,7 @@ class StepHead(nn.Module):
         rewards: int = 0,
         permanence: bool = False,
         actions: int = 0,
+        memory: int = 2,
     ) -> None:
         """Build the head.
 
@@ -88,6 +91,7 @@ class StepHead(nn.Module):
             permanence: whether it is given things that are hidden.
             actions: numbers that say what was done. If there are any, it is told them instead of the features, and
                 the rows and the columns of a step have scores of their own; 0 gives every step its own.
+            memory: latents that it sees around a thing.
         """
         super().__init__()
         self.wraps = wraps
@@ -95,7 +99,7 @@ class StepHead(nn.Module):
         self.rewarded = nn.Embedding(rewards, hidden) if rewards else None
         if self.rewarded is not None:
             nn.init.zeros_(self.rewarded.weight)
-        self.seen = nn.Linear(2 * (2 * _SEEN + 1) ** 2, hidden)
+        self.seen = nn.Linear(memory * (2 * _SEEN + 1) ** 2, hidden)
         self.around = None if actions else nn.Linear(9 * channels, hidden, bias=False)
         self.done = nn.Linear(actions, hidden, bias=False) if actions else None
         self.others = Relations(size, hidden)
@@ -122,8 +126,7 @@ class StepHead(nn.Module):
         given: Tensor,
         moving: Moving,
         things: Things,
-        older: Tensor,
-        newest: Tensor,
+        latents: Sequence[Tensor],
         pictures: Tensor,
         rest: Tensor,
         origin: Tensor,
@@ -136,8 +139,7 @@ class StepHead(nn.Module):
             given: the features (batch, channels, height, width), or what was done (batch, actions).
             moving: of :func:`dreamgym.models.motion.find_moving`.
             things: of :func:`dreamgym.models.things.find_things`.
-            older: (batch, height, width) int64, z_{t-1}.
-            newest: (batch, height, width) int64, z_t.
+            latents: each (batch, height, width) int64: z_t, z_{t-1} and what else was seen before, newest first.
             pictures: (codes, cell, cell) float32 in [0, 1], what a code looks like.
             rest: (height, width) int64, the codes of the background.
             origin: (2,) int64, row and column of the grid, in pixels, where the screen begins.
@@ -150,8 +152,7 @@ class StepHead(nn.Module):
         cells = moving.cells[things.cell]
         corner, side = things.centre - _SEEN, 2 * _SEEN + 1
         crops = [
-            shown_around(latent, pictures, rest, cells[:, 0], corner, side, self.wraps).flatten(1)
-            for latent in (newest, older)
+            shown_around(latent, pictures, rest, cells[:, 0], corner, side, self.wraps).flatten(1) for latent in latents
         ]
         step, (row, column) = moving.step[things.cell], things.centre.unbind(1)
         hidden = self.seen(torch.cat(crops, dim=1)) + self._given(given, cells) + self.before(step)

@@ -72,9 +72,9 @@ class MultiscaleConfig:
             screen and the point that it is worth then come together.
         permanence: whether things go only where things went in real experience, and one that goes without a reward is
             known for one more step, in which it may be back (:mod:`dreamgym.models.permanence`).
-        steps_apart: whether a thing's step is foretold from what is seen of it and of others and from what was done
-            alone, not from what the trunk found, and its rows and columns apart: what few examples show of bounces is
-            then not learned by heart.
+        steps_apart: whether a thing's step is foretold from what all latents show around it, from the others and from
+            what was done alone, not from what the trunk found, and its rows and columns apart: what few examples show
+            of bounces is then not learned by heart.
         clock: largest number of steps since the last reward that is told from larger ones.
         cell_hidden: units of the layers that see one cell which may change.
         least_change: chance of a change from which a cell is looked at; all others keep their code.
@@ -243,6 +243,8 @@ class MultiscaleDynamics(nn.Module):
         size, hidden, rewards = self._pixels, config.step_hidden, REWARDS if config.reward_first else 0
         # What was done is told in the first cells of a map.
         self._done = config.memory * num_actions if config.steps_apart else 0
+        # Which way a paddle turns is told by more than its last step.
+        self._earlier = config.memory - 2 if config.steps_apart else 0
         if self._done > self._height * self._width:
             raise ConfigError(
                 f"steps_apart: expected at most {self._height * self._width} numbers of {config.memory} actions, one "
@@ -258,6 +260,7 @@ class MultiscaleDynamics(nn.Module):
                 rewards=rewards,
                 permanence=config.permanence,
                 actions=self._done,
+                memory=2 + self._earlier,
             )
             if hidden
             else None
@@ -376,7 +379,7 @@ class MultiscaleDynamics(nn.Module):
                 gone = find_hidden(latents[:, -3], older, newest, moving, *self._looks)
                 hidden = self._hidden_steps(older, gone, elapsed <= 1)
             classes = reward_classes(rewards) if self.config.reward_first else None
-            told = self._told(classes, elapsed == 0, hidden, self._taken(actions).flatten(1))
+            told = self._told(classes, elapsed == 0, hidden, self._taken(actions).flatten(1), latents.movedim(1, -1))
             latent = side_by_side([older[:, None], moving.steps(newest)[:, None], *told, newest[:, None]]).float()
             joined, number, things = self._followed(moving, self._hidden(latent), older, newest, following)
         if things is None:
@@ -490,7 +493,7 @@ class MultiscaleDynamics(nn.Module):
         if config.reward_first:
             # The true one, or what is likeliest until one was drawn.
             classes = reward.argmax(dim=1) if rewards is None else reward_classes(rewards).flatten()
-        others = self._told(classes, elapsed[:, :time].flatten() == 0, hidden, done)
+        others = self._told(classes, elapsed[:, :time].flatten() == 0, hidden, done, codes)
         parts = [*parts[:2], *others, *parts[2:]]
         latent = side_by_side(parts)
         heads = latent, reward.float(), self._end_logits(trunk).float()
@@ -523,11 +526,14 @@ class MultiscaleDynamics(nn.Module):
         last = slice(seen.shape[1] - kept, None)
         return MultiscaleState(seen[:, last], acted[:, last], state.trunk, elapsed[:, time])
 
-    def _told(self, classes: Tensor | None, paid: Tensor, hidden: Tensor | None, done: Tensor) -> list[Tensor]:
+    def _told(
+        self, classes: Tensor | None, paid: Tensor, hidden: Tensor | None, done: Tensor, codes: Tensor
+    ) -> list[Tensor]:
         """Maps (batch, 1, height, width) of what a prediction's latent is told besides.
 
         The reward's classes (batch,), and whether there was one in the step before, ``paid`` (batch,) bool; the steps
-        of what is hidden (batch, height, width); what was done (batch, numbers), in the first cells of a map.
+        of what is hidden (batch, height, width); what was done (batch, numbers), in the first cells of a map; of the
+        latents seen, ``codes`` (batch, height, width, memory), those before z_{t-1}, newest first.
         """
         size, maps = (self._height, self._width), list[Tensor]()
         if classes is not None:
@@ -537,6 +543,7 @@ class MultiscaleDynamics(nn.Module):
         if self._done:
             filled = F.pad(done.float(), (0, size[0] * size[1] - self._done))
             maps.append(filled.view(-1, 1, *size))
+        maps += [codes[:, None, ..., -3 - step].float() for step in range(self._earlier)]
         return maps
 
     def _taken(self, actions: Tensor) -> Tensor:
@@ -680,15 +687,14 @@ class MultiscaleDynamics(nn.Module):
     def _step_scores(self, latent: Tensor, prepared: Tensor, moving: Moving, things: Things) -> Tensor:
         """The step head's scores of all things in a prediction's latent, of which ``prepared`` is a part."""
         assert self.step_head is not None
-        given = prepared[:, : self.config.fine]
+        given, latents = prepared[:, : self.config.fine], [latent[:, -1], latent[:, 0]]
         if self._done:
-            config = self.config
-            given = latent[:, 2 + config.reward_first + config.permanence].flatten(1)[:, : self._done]
-        older, newest = latent[:, 0].long(), latent[:, -1].long()
+            at = 2 + self.config.reward_first + self.config.permanence
+            given = latent[:, at].flatten(1)[:, : self._done]
+            latents += latent[:, at + 1 : at + 1 + self._earlier].unbind(1)
         rewarded, goes = self._rewarded(latent), self._goes(latent, moving, things)
-        return self.step_head(
-            given, moving, things, older, newest, self.sprites, self.rest, self.origin, rewarded, goes
-        )
+        seen = [each.long() for each in latents]
+        return self.step_head(given, moving, things, seen, self.sprites, self.rest, self.origin, rewarded, goes)
 
     def _moving(self, latent: Tensor) -> Moving:
         """What moves in a prediction's latent, which knows the steps."""
@@ -743,9 +749,9 @@ class MultiscaleDynamics(nn.Module):
         return self.critic is not None or self.step_head is not None
 
     def _prepared(self, latent: Tensor) -> Tensor:
-        """What the latent head is given of a prediction's latent: not z_{t-1}, the steps to z_t, nor the reward."""
+        """What the latent head is given of a prediction's latent: not z_{t-1}, the steps to z_t, nor what is told."""
         config, steps = self.config, self.step_head is not None
-        told = config.reward_first + config.permanence + config.steps_apart
+        told = config.reward_first + config.permanence + config.steps_apart + self._earlier
         return latent[:, self._keeps_older + steps + told :]
 
     def _rewarded(self, latent: Tensor) -> Tensor | None:
