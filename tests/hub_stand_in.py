@@ -29,6 +29,9 @@ class Hub:
         lfs: files whose names end so are stored as large ones.
         altered: names of files of which other bytes are sent, of the same number.
         status: answer everything with this instead.
+        endpoint: its address.
+        store: where large files are fetched from: another host to the client, which must not get its token.
+        tokens_in_store: what it was sent as one.
     """
 
     def __init__(self) -> None:
@@ -40,6 +43,8 @@ class Hub:
         self.altered: set[str] = set()
         self.status = 0
         self.endpoint = ""
+        self.store = ""
+        self.tokens_in_store: list[str | None] = []
 
     def commit(self, repo: str, files: dict[str, bytes], branch: str = "main") -> str:
         """Put files into a repository; returns the commit."""
@@ -53,7 +58,7 @@ class Hub:
 
     def fetched(self) -> set[str]:
         """Names of the files whose contents were asked for."""
-        paths = [path for method, path in self.requests if method == "GET" and "/resolve/" in path]
+        paths = [path for method, path in self.requests if method == "GET" and re.match(r"/store/|.*/resolve/", path)]
         return {path.rpartition("/")[2] for path in paths}
 
 
@@ -94,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             r"POST /api/models/([\w-]+/[\w-]+)/preupload/(\w+)": self._preupload,
             r"POST /([\w-]+/[\w-]+)\.git/info/lfs/objects/batch": self._batch,
             r"PUT /store/(\w+)": self._store,
-            r"GET /store/(\w+)/(.+)": self._stored,
+            r"(?:GET|HEAD) /store/(\w+)/(.+)": self._stored,
             r"POST /api/models/([\w-]+/[\w-]+)/commit/(\w+)": self._commit,
             r"GET /api/models/([\w-]+/[\w-]+)(?:/revision/(.+))?": self._info,
             r"POST /api/models/([\w-]+/[\w-]+)/paths-info/(\w+)": self._paths,
@@ -246,12 +251,13 @@ class _Handler(BaseHTTPRequestHandler):
         if name.endswith(self.hub.lfs):
             oid = hashlib.sha256(content).hexdigest()
             self.hub.objects[oid] = content
-            where = f"{self.hub.endpoint}/store/{oid}/{name}"
+            where = f"{self.hub.store}/store/{oid}/{name}"
             linked = {"X_Linked_Etag": f'"{oid}"', "X_Linked_Size": str(len(content))}
             return self._send(302, Location=where, X_Repo_Commit=commit, ETag='"elsewhere"', **linked)
         self._send(200, self._sent(name, content), ETag=f'"{git_blob(content)}"', X_Repo_Commit=commit)
 
     def _stored(self, oid: str, name: str) -> None:
+        self.hub.tokens_in_store.append(self.headers.get("Authorization"))
         self._send(200, self._sent(name, self.hub.objects[oid]))
 
     def _sent(self, name: str, content: bytes) -> bytes:
@@ -264,6 +270,7 @@ def serve_hub() -> Iterator[Hub]:
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    hub.store = hub.endpoint.replace("127.0.0.1", "localhost")
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

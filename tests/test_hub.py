@@ -114,8 +114,10 @@ def test_small_files_may_come_as_regular_ones(hub: Hub, dream_file: Path, tmp_pa
     assert not hub.objects and pull_dream(REPO, commit).file.read_bytes() == dream_file.read_bytes()
 
 
-def test_large_files_go_where_the_hub_says(hub: Hub, pushed: str, dream_file: Path) -> None:
+def test_large_files_go_and_come_where_the_hub_says_without_the_token(hub: Hub, pushed: str, dream_file: Path) -> None:
     assert hashlib.sha256(dream_file.read_bytes()).hexdigest() in hub.objects
+    pull_dream(REPO)
+    assert hub.tokens_in_store == [None]
 
 
 def test_a_branch_of_its_own(hub: Hub, dream_file: Path, tmp_path: Path) -> None:
