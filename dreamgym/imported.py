@@ -40,7 +40,7 @@ class DataFacts:
         minari: version of Minari that wrote that.
         environment: id of the environment in it, if it names one.
         dreamgym: version that imported it.
-        sha256: of the replay's index, which holds the sums of all records.
+        replay_sha256: of the replay's index, which holds the sums of all records.
         format: of this folder.
     """
 
@@ -53,7 +53,7 @@ class DataFacts:
     minari: str
     environment: str | None
     dreamgym: str
-    sha256: str
+    replay_sha256: str
     format: int = _FORMAT
 
 
@@ -90,10 +90,10 @@ def read_facts(folder: Path) -> DataFacts:
         raise ReplayError(
             f"{folder}: expected a folder that 'dreamgym data import' wrote, got: {error}. Import the dataset anew."
         ) from error
-    if facts.sha256 != found:
+    if facts.replay_sha256 != found:
         raise ReplayError(
-            f"{replay_folder(folder)}: expected the records that were imported (sha256 {facts.sha256}), got others "
-            f"({found}). Import the dataset anew."
+            f"{replay_folder(folder)}: expected the records that were imported (sha256 {facts.replay_sha256}), got "
+            f"others ({found}). Import the dataset anew."
         )
     return facts
 

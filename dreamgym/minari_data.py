@@ -95,7 +95,8 @@ def export_dataset(run: str | Path, out: Path | None = None, dataset: str | None
     name = dataset or f"dreamgym/{_plain(config.game)}-{_plain(config.preset)}-seed{config.seed}-v0"
     if not _DATASET_ID.fullmatch(name):
         raise ConfigError(f"dataset: expected an id such as dreamgym/pong-v0, got {name!r}.")
-    place = Path(get_dataset_path(name)) if out is None else out
+    # Minari loses its way in a relative folder.
+    place = (get_dataset_path(name) if out is None else out).resolve()
     if place.exists():
         raise ConfigError(f"{place}: expected a folder that is not there yet. Choose another --out or --dataset.")
     replay = Replay.load(folder.replay)
@@ -245,7 +246,7 @@ def import_dataset(dataset: str, out: Path, game: str | None = None) -> DataFact
             minari=source.minari,
             environment=source.environment,
             dreamgym=__version__,
-            sha256=replay_sum(part),
+            replay_sha256=replay_sum(part),
         )
         write_facts(part, facts)
         part.rename(out)
