@@ -15,6 +15,8 @@ from hub_stand_in import TOKEN, Hub, serve_hub
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
+import dreamgym.commands
+import dreamgym.export
 import dreamgym.hub
 from dreamgym.checkpoint import load_dream, save_dream
 from dreamgym.cli import main
@@ -87,9 +89,9 @@ def test_what_is_pulled_is_what_was_pushed_bit_for_bit(pushed: str, dream_file: 
 
 
 def test_a_run_goes_to_the_hub_and_comes_back_as_it_is_exported(
-    hub: Hub, smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: Hub, smoke_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["export", str(smoke_run), "--out", "Pong.safetensors", "--device", "cpu"]) == 0
+    monkeypatch.setattr(dreamgym.export, "_FRAMES", 64)  # how close the file is to the run is tested elsewhere
     assert main(["push", str(smoke_run), REPO, "--device", "cpu"]) == 0
     commit = hub.branches[REPO]["main"]
     assert f"dreamgym pull {REPO} --revision {commit}" in capsys.readouterr().out
@@ -98,8 +100,13 @@ def test_a_run_goes_to_the_hub_and_comes_back_as_it_is_exported(
     assert main(["pull", REPO, "--out", "again.safetensors"]) == 0
     printed = capsys.readouterr().out
     assert f"main is {commit}" in printed and "again.safetensors" in printed
-    assert Path("again.safetensors").read_bytes() == Path("Pong.safetensors").read_bytes()
-    assert len(load_dream("again.safetensors").policy) > 0
+    assert Path("again.safetensors").read_bytes() == held(hub)["Pong.safetensors"]
+    run, pulled = load_dream(smoke_run), load_dream("again.safetensors")
+    assert len(pulled.policy) > 0 and pulled.metadata["score"] == run.metadata["score"]
+    for name, tensor in run.world_model.state_dict().items():
+        assert torch.equal(pulled.world_model.state_dict()[name], tensor) or torch.equal(
+            pulled.world_model.state_dict()[name], tensor.half().float()
+        ), name
 
 
 def test_a_pulled_file_is_a_checkpoint(pushed: str) -> None:
@@ -171,9 +178,19 @@ def test_a_strangers_words_stay_words(tmp_path: Path) -> None:
     assert "<script>" not in text and "\n# Heading" not in text and "[link]" not in text
 
 
-def test_a_page_may_be_looked_at_before_it_is_sent(hub: Hub, smoke_run: Path, tmp_path: Path) -> None:
-    assert main(["push", str(smoke_run), REPO, "--out", "page", "--device", "cpu"]) == 0
-    assert {file.name for file in Path("page").iterdir()} >= {"README.md", "dream.json", "Pong.safetensors"}
+def test_a_page_may_be_looked_at_before_it_is_sent(hub: Hub, dream_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dream = load_dream(dream_file)
+    dream.policy = {}
+    save_dream(dream_file, dream)
+    monkeypatch.setattr(dreamgym.commands, "NEW_PLAY", 60)  # a file comes without real play: it is played anew
+    assert main(["push", str(dream_file), REPO, "--out", "page", "--device", "cpu"]) == 0
+    assert {file.name for file in Path("page").iterdir()} == {
+        "README.md",
+        "dream.json",
+        "Pong.safetensors",
+        "imagined_beside_real.png",
+    }
+    assert Path("page/Pong.safetensors").read_bytes() == dream_file.read_bytes()
     assert hub.requests == []
 
 
