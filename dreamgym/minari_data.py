@@ -310,7 +310,8 @@ class _Source:
                 f"{self._named}: expected discrete actions counted from 0, got {_short(actions)}. Choose another "
                 "dataset."
             )
-        self._shape, self.frame_shape = shape, pixels
+        self._shape: tuple[int, ...] = shape
+        self.frame_shape = pixels
         self.actions = int(actions.n)
         if self._data.total_episodes < 1 or self._data.total_steps < 1:
             raise InvalidInputError(f"{self._named}: expected at least one step, got none. Choose another dataset.")
