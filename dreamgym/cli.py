@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import tyro
 
 from dreamgym import __version__
-from dreamgym.commands import compare, evaluate, export, play, report
-from dreamgym.errors import ConfigError, DreamgymError, InvalidInputError, SickRunError, StorageError
+from dreamgym.commands import compare, evaluate, export, play, pull, push, report
+from dreamgym.data_commands import export_data, import_data
+from dreamgym.errors import ConfigError, DreamgymError, HubError, InvalidInputError, SickRunError, StorageError
 from dreamgym.info import info
 from dreamgym.interrupts import Interrupted, stops_on_signals
 
@@ -30,7 +31,7 @@ USER_ERROR = 2
 """Exit status after an error of the user's, the same as for an option that does not exist."""
 
 FAULT = 1
-"""Exit status after a file or folder that could not be read or written, or training that went wrong."""
+"""Exit status after a file, folder or hub that could not be read or written, or training that went wrong."""
 
 INTERRUPTED = 128
 """Exit status after a signal, less its number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those after the program's name; None takes them from the command line.
 
     Returns:
-        The exit status: 0, 2 after an error of the user's, 1 where a file or folder fails or training
+        The exit status: 0, 2 after an error of the user's, 1 where a file, folder or hub fails or training
         goes wrong, 130 after Ctrl-C, 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         print(f"dreamgym {name}: {error}", file=sys.stderr)
-        user = isinstance(error, DreamgymError) and not isinstance(error, SickRunError | StorageError)
+        user = isinstance(error, DreamgymError) and not isinstance(error, HubError | SickRunError | StorageError)
         return USER_ERROR if user else FAULT
     except KeyboardInterrupt as interrupt:
         print(f"\nInterrupted. {interrupt}".rstrip(), file=sys.stderr)
@@ -96,6 +97,16 @@ def _usage() -> str:
 def _parse(command: Callable[..., None], arguments: Sequence[str]) -> None:
     """Call a command with what the arguments say."""
     tyro.cli(command, prog=f"dreamgym {command.__name__}", args=arguments)
+
+
+def _run_data(arguments: Sequence[str]) -> None:
+    """``data export`` and ``data import``."""
+    tyro.extras.subcommand_cli_from_dict(
+        {"export": export_data, "import": import_data},
+        prog="dreamgym data",
+        description="Real steps as a Minari dataset, and a Minari dataset as real steps that a run begins from.",
+        args=arguments,
+    )
 
 
 def _run_train(arguments: Sequence[str]) -> None:
@@ -245,6 +256,9 @@ COMMANDS: dict[str, Command] = {
     "export": Command(
         "a finished run as one small file: dream, policy and where they come from", partial(_parse, export)
     ),
+    "push": Command("a dream, its picture and a model card to a model hub", partial(_parse, push)),
+    "pull": Command("a dream from a model hub, at a pinned revision, checked", partial(_parse, pull)),
+    "data": Command("real steps to a Minari dataset (export) and from one (import)", _run_data),
     "info": Command(
         "what a dream is, what it scored and where it comes from, or what a preset would be", partial(_parse, info)
     ),

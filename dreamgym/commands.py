@@ -1,4 +1,6 @@
-"""What the command line's commands do, training and ``info`` aside: evaluate, compare, report, export, play.
+"""What the command line's commands do: evaluate, compare, report, play, export, push, pull.
+
+Training, ``plan``, ``data`` and ``info`` are elsewhere.
 
 Their signatures and docstrings are their ``--help``. What needs torch is imported by the command that needs it.
 """
@@ -8,6 +10,7 @@ import json as jsonlib
 import math
 import os
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
@@ -37,6 +40,9 @@ LONGEST_RECORD = 27_000 * RECORDED_EPISODES
 
 RANKED_EPISODES = 16
 """Most real episodes of each policy that ``--fidelity`` ranks."""
+
+_PICTURED = (0, 1, 2, 3, 5, 8, 12, 16, 20, 25)
+"""Steps of a dream that the picture beside a pushed one shows."""
 
 NEW_PLAY = 1_000
 """Real steps that ``compare`` plays where a dream comes without real experience."""
@@ -400,6 +406,92 @@ def export(
     if missing:
         print(f"  not recorded by the run: {', '.join(missing)}")
     print(f"  made again by: {about['command']}")
+
+
+def push(
+    run: RunOrId,
+    repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")],
+    out: Path | None = None,
+    licence: str = "mit",
+    branch: str = "main",
+    private: Annotated[bool, Flag] = False,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Publish a dream on a model hub: its file, a model card with score and provenance, facts as JSON, a picture.
+
+    A run is exported first, as export does; a file is sent as it is. The hub, its token and its cache are those of
+    huggingface_hub: hf auth login, or HF_TOKEN; HF_ENDPOINT for another hub.
+
+    Args:
+        run: a finished run folder, a file that export wrote, or the id of a dream.
+        repo: where to; it is made if it is not there.
+        out: only write the files into this folder, to look at, and send nothing.
+        licence: under which the dream is given away, as the hub names it.
+        branch: of the repository.
+        private: make a new repository for its owner alone.
+        seed: of the picture: of the real game, of the start and of the dream.
+        device: auto, cpu, cuda or cuda:<index>; where the picture is dreamt.
+    """
+    from dreamgym.export import export_dream
+    from dreamgym.hub import push_page, require_hub, write_page
+    from dreamgym.provenance import file_name
+    from dreamgym.run_folder import run_of
+    from dreamgym.video import compare_rollouts, strip, write_image
+
+    _at_least(0, seed=seed)
+    require_hub()
+    if out is not None and out.exists():
+        raise ConfigError(f"{out}: expected a folder that is not there yet. Choose another --out.")
+    opened = _open(run, device)
+    with tempfile.TemporaryDirectory(prefix="dreamgym-") as folder:
+        file = opened.file
+        if run_of(file) is not None:
+            name = f"{file_name(opened.dream.world_model.config.game)}.safetensors"
+            file = export_dream(opened.file.parent, Path(folder) / name, device=opened.device).file
+        seen = compare_rollouts(opened.dream, _unseen(opened, seed), horizon=_PICTURED[-1], seed=seed)
+        shown = [step for step in _PICTURED if step < len(seen.real)]
+        picture = write_image(Path(folder) / "picture.png", strip(seen.real, seen.dream, steps=shown))
+        files = write_page(out or Path(folder) / "page", file, repo, licence, picture)
+        if out is not None:
+            print(f"{out}: {', '.join(written.name for written in files)}; nothing was sent")
+            return
+        done = push_page(files, repo, branch=branch, private=private)
+    print(f"{done.url}: {', '.join(done.files)}")
+    print(f"  commit {done.commit}; pulled by: dreamgym pull {repo} --revision {done.commit}")
+
+
+def pull(
+    repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")],
+    revision: str = "main",
+    out: Path | None = None,
+    megabytes: float = 10.0,
+    json: Annotated[bool, Flag] = False,
+) -> None:
+    """Fetch a dream from a model hub at one commit, check it as any untrusted file, and say where it is.
+
+    The file is used as an exported one: evaluate FILE, or checkpoint="FILE". What was pulled once needs no network.
+
+    Args:
+        repo: where from.
+        revision: a commit; or a branch or tag, whose commit is printed.
+        out: where to copy the file to; by default it stays in the hub's cache.
+        megabytes: largest size of the file, in millions of bytes.
+        json: print JSON: file, repo, revision, commit and facts.
+    """
+    from dreamgym.hub import pull_dream
+
+    print("device: cpu (nothing is computed)", file=sys.stderr)
+    done = pull_dream(repo, revision, out, megabytes=megabytes)
+    if json:
+        print(jsonlib.dumps({**asdict(done), "file": str(done.file)}))
+        return
+    if done.revision != done.commit:
+        print(f"{repo}: {done.revision} is {done.commit}; the same again: --revision {done.commit}")
+    print(f"{done.file}")
+    print(
+        f"  a dream of {done.facts.get('game')}, {done.facts['bytes']:,} bytes, checked; what it is: dreamgym info FILE"
+    )
 
 
 def _check_display() -> None:

@@ -48,7 +48,7 @@ class CollectConfig:
     """How real experience is collected (Robine et al. 2023, Sect. 3.3.1).
 
     Attributes:
-        first_steps: random steps in the first round.
+        first_steps: steps in the first round: imported ones (``data``), then random ones.
         steps: steps in each later round.
         temperature: divides the policy's logits (Eq. 19).
         epsilon: chance of a uniform random action, for policies without logits (DQN, QR-DQN).
@@ -209,6 +209,8 @@ class RunConfig:
         algo: any algorithm of stable_baselines3 or sb3_contrib.
         network: the policy's: "paper" or "light".
         rounds: how many.
+        data: a folder that ``dreamgym data import`` wrote: its steps count as real steps of the first round, in place
+            of as many random ones. Empty: all are played.
         codec_updates: per round.
         dynamics_updates: per round.
         imagined_steps: per round, environment steps inside the dream.
@@ -231,6 +233,7 @@ class RunConfig:
     algo: str = "PPO"
     network: Literal["paper", "light"] = "paper"
     rounds: int = 15
+    data: str = ""
     codec_updates: tuple[int, ...] = (750, 200)
     dynamics_updates: tuple[int, ...] = (500,)
     imagined_steps: tuple[int, ...] = (100_000,)

@@ -37,6 +37,10 @@ class InvalidInputError(DreamgymError, ValueError):
     """An argument of the wrong shape, type or range."""
 
 
+class HubError(DreamgymError):
+    """A model hub that cannot be reached, or that sent something else than was asked for."""
+
+
 class ReplayError(DreamgymError):
     """A replay buffer that cannot serve a request, or whose files are damaged."""
 

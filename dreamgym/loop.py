@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from dreamgym.fit import Fitter
 from dreamgym.hardware import describe_machine, forget_peak_memory, matmul_rates, most_memory
 from dreamgym.health import LOWER_RATE, below_random, finite_weights, sick_agent, sick_fit
 from dreamgym.held_out import MOST_HELD_OUT, longest_episode, missing_episodes
+from dreamgym.imported import Experience
 from dreamgym.observations import ObservationBuilder
 from dreamgym.plots import plot_fidelity, plot_scores
 from dreamgym.pong import ball_survival
@@ -143,6 +144,10 @@ class _Run:
             "noop_max": config.game_options.noop_max,
         }
         self.actions = game_actions(config)
+        self.imported: Experience | None = None
+        if config.data and (state.round, state.phase) == (0, "collect"):
+            self.imported = Experience(config.data)
+            self.imported.check(config, self.actions)
         self._open()
         # What cannot work shall fail now, not after the first fit.
         self._check_learning(self._agent(state.round, self._blank_dream()))
@@ -224,8 +229,13 @@ class _Run:
         steps, planned = config.collected(index), self._interactions(index)
         # A crash between saving the records and counting the phase leaves them all there, and what they taught.
         missing = planned - self.state.lost - len(self.replay)
+        imported, self.imported = self.imported, None
         if missing > 0:
-            self._play_game(index, missing)
+            if imported is not None:
+                imported.append_to(self.replay, config.codec.screen)
+                missing -= imported.facts.steps
+            if missing > 0:
+                self._play_game(index, missing)
             self.replay.save(self.folder.replay)
         elif self._learns_in_game(index):
             self.parameters = self.folder.load_played(index)
@@ -235,6 +245,7 @@ class _Run:
             "interactions": planned,
             "collect/reward": float(rewards.sum()),
             "collect/episodes": int(self.replay.ends_at(recent).sum()),
+            **({} if imported is None else {"data": asdict(imported.facts)}),
         }
 
     def _play_game(self, index: int, steps: int) -> None:

@@ -112,7 +112,8 @@ def provenance(folder: RunFolder) -> dict[str, Any]:
         folder: of a run, finished or not.
 
     Returns:
-        ``algo`` and ``network`` of the policy; ``imagined_steps``; ``seconds`` of the finished phases; ``version`` and
+        ``algo`` and ``network`` of the policy; ``data``: imported experience that it began from;
+        ``imagined_steps``; ``seconds`` of the finished phases; ``version`` and
         ``commit`` of the code; ``device``, ``machine`` and ``matmul_gflops``, with those of before under ``earlier``
         where a resumed run changed them; ``random``: the random policy's score; ``scores``: the real score after each
         round; ``fidelity`` after the last one; ``command``: what makes the run again; ``config``: all its settings.
@@ -139,6 +140,8 @@ def _facts(folder: RunFolder) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "algo": config.algo,
         "network": config.network,
+        # What the run began from instead of playing it, as it was recorded then.
+        "data": next((entry["data"] for entry in log if "data" in entry), None),
         "imagined_steps": progress.imagined_steps,
         "seconds": progress.seconds,
         **{name: machine[name] for name in MACHINE_FIELDS if name in machine and name != "command"},

@@ -160,6 +160,27 @@ class _Preprocessing:
         return cast("Frames", cv2.resize(screens, shown[::-1], interpolation=cv2.INTER_AREA))
 
 
+def as_frame(screen: Frames, size: int | tuple[int, int] = 96, shrink: Shrink = "area") -> Frames:
+    """A grey screen as an observation's frame shows it: what :func:`make_game_env` does with the game's own.
+
+    Args:
+        screen: uint8 (height, width).
+        size: see :func:`make_game_env`.
+        shrink: see :func:`make_game_env`.
+
+    Returns:
+        uint8 (height, width) of the size.
+
+    Raises:
+        InvalidInputError: a size or way to shrink that cannot be.
+    """
+    settings = _Preprocessing(1, 0.0, 0, size, shrink, max_pool=True, frame_skip=1, max_episode_steps=1)
+    small = settings.shrunk(screen)
+    frame = np.zeros(settings.frame, np.uint8)
+    frame[: small.shape[0], : small.shape[1]] = small
+    return frame
+
+
 def _column_means(rows: Frames, begins: npt.NDArray[np.intp]) -> Frames:
     """Means, rounded, of the columns from each begin to the next of rows (..., width)."""
     counts = np.diff(begins, append=rows.shape[-1])
