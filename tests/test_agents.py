@@ -18,7 +18,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "a2c": {"steps": 200, "n_envs": 8},
     "dqn": {"steps": 200, "n_envs": 8, "buffer": 1_000},
     "recurrent_ppo": {"steps": 50, "n_envs": 2},
+    "qrdqn": {"steps": 200, "n_envs": 8, "buffer": 1_000},
+    "trpo": {"steps": 200, "n_envs": 8},
+    "ars": {"steps": 200, "n_envs": 8, "directions": 2},
+    "cleanrl_ppo": {"steps": 200, "n_envs": 8},
 }
+LINES = {"cleanrl_ppo": 220}
+"""The one that holds a whole algorithm is longer."""
 
 
 def load(name: str) -> Any:
@@ -70,7 +76,7 @@ def test_ppo_trains_for_minutes_in_an_exported_file(
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_recipe_is_short_and_its_help_explains_every_setting(name: str) -> None:
     script = AGENTS / f"{name}.py"
-    assert len(script.read_text().splitlines()) <= 80
+    assert len(script.read_text().splitlines()) <= LINES.get(name, 80)
     shown = subprocess.run([sys.executable, str(script), "--help"], check=True, capture_output=True, text=True).stdout
     for option in ("--dream", "--steps", "--minutes", "--seed", "--network"):
         assert f"{option} " in shown
