@@ -72,8 +72,8 @@ def resolve_game(name: str) -> str:
             importlib.import_module(module)
     except (ImportError, TypeError) as error:
         raise UnknownGameError(
-            f"unknown game {name!r}: expected a module that registers {plain!r} before the colon, got {module!r}, which "
-            f"cannot be imported ({error}). A module of your own is found where `python -m dreamgym` is run in its folder."
+            f"unknown game {name!r}: expected before the colon a module that registers {plain!r}, got {module!r}, which "
+            f"cannot be imported ({error}). Run `python -m dreamgym` in the folder of a module of your own."
         ) from error
     try:
         spec = gym.spec(plain)

@@ -18,10 +18,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "a2c": {"steps": 200, "n_envs": 8},
     "dqn": {"steps": 200, "n_envs": 8, "buffer": 1_000},
     "recurrent_ppo": {"steps": 50, "n_envs": 2},
-    "qrdqn": {"steps": 200, "n_envs": 8, "buffer": 1_000},
-    "trpo": {"steps": 200, "n_envs": 8},
+    "qrdqn": {"steps": 200, "n_envs": 8, "buffer": 1_000, "network": "light"},
+    "trpo": {"steps": 200, "n_envs": 8, "network": "light"},
     "ars": {"steps": 200, "n_envs": 8, "directions": 2},
-    "cleanrl_ppo": {"steps": 200, "n_envs": 8},
+    "cleanrl_ppo": {"steps": 200, "n_envs": 8, "network": "light"},
 }
 LINES = {"cleanrl_ppo": 220}
 """The one that holds a whole algorithm is longer."""
