@@ -72,8 +72,8 @@ def resolve_game(name: str) -> str:
             importlib.import_module(module)
     except (ImportError, TypeError) as error:
         raise UnknownGameError(
-            f"unknown game {name!r}: expected before the colon a module that registers {plain!r}, got {module!r}, which "
-            f"cannot be imported ({error}). Run `python -m dreamgym` in the folder of a module of your own."
+            f"unknown game {name!r}: expected before the colon a module that registers {plain!r}, got {module!r}, "
+            f"which cannot be imported ({error}). Run `python -m dreamgym` in the folder of a module of your own."
         ) from error
     try:
         spec = gym.spec(plain)
