@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dreamgym.export import export_dream
 
@@ -56,6 +57,15 @@ def test_a_recipe_trains_in_the_dream_and_scores_in_the_real_game(
     assert f"95 % {score.low:.1f} to {score.high:.1f}, 1 episodes" in printed
     steps, minutes = re.findall(r"; ([\d,]+) imagined steps in (\d+\.\d) min", printed)[0]
     assert int(steps.replace(",", "")) >= SETTINGS[name]["steps"] and float(minutes) < 10
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cleanrls_loop_keeps_everything_on_the_device(smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    agent = load("cleanrl_ppo")
+    score = agent.main(agent.Args(dream=str(smoke_run), episodes=1, device="cuda", steps=200, n_envs=8))
+    assert len(score.episodes) == 1
+    assert " on cuda" in capsys.readouterr().out
 
 
 def test_ppo_trains_for_minutes_in_an_exported_file(
