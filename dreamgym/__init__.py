@@ -1,7 +1,7 @@
 """dreamgym: a learned simulator that you can ``gym.make``.
 
-Importing it registers ``Dream-<Game>-v0`` for every ALE game and does not import torch; what needs torch is loaded when
-it is first asked for.
+Importing it registers ``Dream-<Game>-v0`` for every ALE game, and ``Dream-v0`` for any checkpoint, and does not import
+torch; what needs torch is loaded when it is first asked for.
 """
 
 import importlib

@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 from dreamgym.checkpoint import Dream, game_of, load_dream, resolve_checkpoint
 from dreamgym.device import resolve_device
-from dreamgym.errors import ConfigError, InvalidActionError, InvalidInputError
+from dreamgym.errors import ConfigError, InvalidActionError, InvalidInputError, UnknownSettingError
 from dreamgym.observations import ObservationBuilder, ObservationKind
 from dreamgym.real import game_names
 from dreamgym.simulator import DreamSimulator, DreamState
@@ -192,14 +192,18 @@ def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Refuse settings that there are not.
 
     Raises:
-        ConfigError: one is not known; the message names the nearest that are.
+        UnknownSettingError: one is not known; the message names the nearest that are.
     """
     known = sorted(known)
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
-            raise ConfigError(f"{name}: {what} have no such setting, expected some of {', '.join(known)}{hint}")
+            # Python's own words are in it: TorchRL's GymEnv reads them and goes on without what is not known.
+            raise UnknownSettingError(
+                f"{name}: {what} have no such setting (unexpected keyword argument {name!r}), expected some of "
+                f"{', '.join(known)}{hint}"
+            )
 
 
 class Dreaming:

@@ -25,6 +25,13 @@ class ConfigError(DreamgymError, ValueError):
     """A setting outside its range, or two settings that contradict each other."""
 
 
+class UnknownSettingError(ConfigError, TypeError):
+    """A setting that there is not.
+
+    A ``TypeError``, too, as from any Python call: libraries that try settings out (TorchRL's ``GymEnv``) look for it.
+    """
+
+
 class DeviceError(DreamgymError):
     """A device that was asked for and is not there."""
 

@@ -60,7 +60,8 @@ def resolve_game(name: str) -> str:
         The CamelCase name of an ALE game, or the id of another environment as it was given.
 
     Raises:
-        UnknownGameError: nothing of that name is registered; the message lists the nearest names.
+        UnknownGameError: nothing of that name is registered, and the message lists the nearest names; or the module
+            cannot be imported.
     """
     games = {_simplified(game): game for game in game_names()}
     if _simplified(name) in games:
@@ -69,8 +70,14 @@ def resolve_game(name: str) -> str:
     try:
         if module:
             importlib.import_module(module)
+    except (ImportError, TypeError) as error:
+        raise UnknownGameError(
+            f"unknown game {name!r}: expected before the colon a module that registers {plain!r}, got {module!r}, "
+            f"which cannot be imported ({error}). Run `python -m dreamgym` in the folder of a module of your own."
+        ) from error
+    try:
         spec = gym.spec(plain)
-    except (gym.error.Error, ImportError, TypeError) as error:
+    except (gym.error.Error, TypeError) as error:
         others = {_simplified(key): key for key, spec in gym.registry.items() if spec.entry_point != _ALE_ENTRY_POINT}
         wanted = _simplified(re.sub(r"^ale/|-v\d+$", "", name.lower()))
         candidates = others | games

@@ -17,13 +17,15 @@ import stable_baselines3
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
+from sb3_contrib.ars.policies import ARSPolicy
 from sb3_contrib.common.recurrent.buffers import RecurrentRolloutBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
@@ -323,6 +325,38 @@ class CodesExtractor(BaseFeaturesExtractor):
         return self.trunk(_beside(features, observations["hidden"]))
 
 
+class FeaturesARSPolicy(ARSPolicy):
+    """ARS's policy behind a features extractor: its own sees flattened numbers only, and a code's number means nothing.
+
+    Args:
+        observation_space: of one env.
+        action_space: of one env.
+        features_extractor_class: by default SB3's own for the space (NatureCNN for images).
+        features_extractor_kwargs: its arguments.
+        settings: of ``ARSPolicy``.
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        """Build the extractor and the layers after it."""
+        if features_extractor_class is None:
+            image = NatureCNN if is_image_space(observation_space) else FlattenExtractor
+            features_extractor_class = CombinedExtractor if isinstance(observation_space, spaces.Dict) else image
+        self._extractor = (features_extractor_class, features_extractor_kwargs or {})
+        super().__init__(observation_space, action_space, **settings)
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """The extractor that was asked for, which ``ARSPolicy`` does not pass on."""
+        self.features_extractor_class, self.features_extractor_kwargs = self._extractor
+        return super().make_features_extractor()
+
+
 def _beside(features: Tensor, hidden: Tensor) -> Tensor:
     """Features (batch, channels, height, width) and the hidden state, whose grid may be coarser, in one map."""
     return torch.cat([features, F.interpolate(hidden, features.shape[2:], mode="nearest")], dim=1)
@@ -393,7 +427,7 @@ def policy_kwargs_for(env: VecEnv, network: NetworkName = "paper", algorithm: st
         "net_arch": [],
         "activation_fn": nn.LeakyReLU,
     }
-    if not issubclass(_algorithm(algorithm), OffPolicyAlgorithm):
+    if issubclass(_algorithm(algorithm), OnPolicyAlgorithm):
         kwargs |= {"ortho_init": False, "optimizer_kwargs": {"eps": 1e-8}}
     return kwargs
 
@@ -425,8 +459,12 @@ def make_algorithm(
 ) -> BaseAlgorithm:
     """An algorithm of stable_baselines3 or sb3_contrib with a policy that fits the env's observations.
 
+    ARS begins with drawn weights unless ``zero_policy=True``: where every layer is zero, changes of several layers
+    multiply to nothing.
+
     Args:
-        name: ``"PPO"``, ``"DQN"``, ``"A2C"``, ``"QRDQN"``, ``"TRPO"``, ``"RecurrentPPO"`` ...; case does not matter.
+        name: ``"PPO"``, ``"DQN"``, ``"A2C"``, ``"QRDQN"``, ``"TRPO"``, ``"RecurrentPPO"``, ``"ARS"``; case does
+            not matter.
         env: of ``make_sb3_env``.
         seed: of the algorithm.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
@@ -441,7 +479,11 @@ def make_algorithm(
     if isinstance(env.observation_space, spaces.Dict):
         family = "MultiInput"
     recurrent = "MlpLstmPolicy" in kind.policy_aliases
-    policy = kwargs.pop("policy", f"{family}{'LstmPolicy' if recurrent else 'Policy'}")
+    fitting: Any = f"{family}{'LstmPolicy' if recurrent else 'Policy'}"
+    if kind is sb3_contrib.ARS:
+        fitting = FeaturesARSPolicy
+        kwargs = {"zero_policy": False, **kwargs}
+    policy = kwargs.pop("policy", fitting)
     policy_kwargs = {**policy_kwargs_for(env, network, name), **kwargs.pop("policy_kwargs", {})}
     try:
         return kind(policy, env, seed=seed, device=device, policy_kwargs=policy_kwargs, **kwargs)

@@ -1,4 +1,5 @@
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,10 +135,18 @@ def test_an_unknown_game_lists_the_nearest_names(name: str, near: str) -> None:
         make_game_vector_env(name, 2)
 
 
-@pytest.mark.parametrize("name", ["", "qqqqqqqqqq", "nosuchmodule:Game-v0"])
+@pytest.mark.parametrize("name", ["", "qqqqqqqqqq", "ale_py:qqqqqqqqqq"])
 def test_a_name_near_to_nothing_lists_the_games(name: str) -> None:
     with pytest.raises(UnknownGameError, match=r"Pong.*SpaceInvaders"):
         resolve_game(name)
+
+
+@pytest.mark.parametrize("module", ["nosuchmodule", "os.nosuchmodule", ".relative"])
+def test_a_module_that_cannot_be_imported_is_named(module: str) -> None:
+    with pytest.raises(
+        UnknownGameError, match=rf"'{re.escape(module)}', which cannot be imported .*python -m dreamgym"
+    ):
+        resolve_game(f"{module}:Game-v0")
 
 
 def test_a_game_of_a_module_is_found_and_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import COARSE_DYNAMICS, make_tiny_dream
+from sb3_contrib import ARS
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -34,6 +35,7 @@ FAST: dict[str, dict[str, Any]] = {
     "RecurrentPPO": {"n_steps": 8, "batch_size": 16, "n_epochs": 1},
     "DQN": {"learning_starts": 8, "buffer_size": 64, "batch_size": 8},
     "QRDQN": {"learning_starts": 8, "buffer_size": 64, "batch_size": 8},
+    "ARS": {"n_delta": 2, "n_eval_episodes": 4},
 }
 
 
@@ -203,6 +205,25 @@ def test_the_policy_fits_every_observation(tiny_dream: Dream, observation: str, 
     assert isinstance(extractor, LightExtractor) == (observation == "embedding")
 
 
+@pytest.mark.parametrize("hidden_state", [False, True])
+@pytest.mark.parametrize("observation", ["embedding", "codes", "pixels"])
+def test_random_search_changes_the_network_that_fits_the_observation(
+    tiny_dream: Dream, tmp_path: Path, observation: str, hidden_state: bool
+) -> None:
+    env = sb3_env(tiny_dream, 2, observation=observation, hidden_state=hidden_state, horizon=4, stagger=False)
+    model: Any = make_algorithm("ARS", env, 0, "cpu", network="light", n_delta=2, n_eval_episodes=2)
+    extractor = model.policy.features_extractor
+    if observation != "pixels":
+        assert isinstance(extractor, CodesExtractor if observation == "codes" else LightExtractor)
+    before = [parameter.detach().clone() for parameter in extractor.parameters()]
+    model.learn(1)
+    assert before and not all(torch.equal(a, b) for a, b in zip(before, extractor.parameters(), strict=True))
+    model.save(tmp_path / "policy.zip")
+    seen = env.reset()
+    again = ARS.load(tmp_path / "policy.zip", device="cpu")
+    assert np.array_equal(model.predict(seen)[0], again.predict(seen)[0])
+
+
 @pytest.mark.parametrize("dynamics", COARSE_DYNAMICS)
 @pytest.mark.parametrize("observation", ["embedding", "codes", "pixels"])
 def test_ppo_learns_with_a_hidden_state_on_a_coarser_grid_than_the_latent(observation: str, dynamics: str) -> None:
@@ -306,8 +327,8 @@ def test_unknown_algorithms_and_networks_list_the_known_ones(tiny_dream: Dream) 
 def test_algorithms_for_other_actions_are_refused(tiny_dream: Dream) -> None:
     with pytest.raises(ConfigError, match="SAC cannot act in this env"):
         make_algorithm("SAC", sb3_env(tiny_dream, 2), device="cpu")
-    with pytest.raises(ConfigError, match="ARS cannot act in this env"):
-        make_algorithm("ARS", sb3_env(tiny_dream, 2), device="cpu")
+    with pytest.raises(ConfigError, match="TQC cannot act in this env"):
+        make_algorithm("TQC", sb3_env(tiny_dream, 2), device="cpu")
     with pytest.raises(ConfigError, match="n_stepps"):
         make_algorithm("PPO", sb3_env(tiny_dream, 2), device="cpu", n_stepps=8)
 

@@ -1,0 +1,76 @@
+"""QR-DQN inside a dream, scored in the real game: ``python agents/qrdqn.py --dream runs/pong``."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+import dreamgym
+from dreamgym.evaluate import Score, evaluate_real, random_score
+from dreamgym.sb3 import make_algorithm
+
+
+@dataclass
+class Args:
+    """Train QR-DQN inside a dream, then score it in the real game."""
+
+    dream: str = "Dream-Pong-v0"
+    """id of a dream, run folder or file"""
+    steps: int = 200_000
+    """imagined steps to train for"""
+    minutes: float = math.inf
+    """wall time after which training ends, whatever steps are left"""
+    seed: int = 0
+    """of the dreams, of the algorithm and of the evaluation"""
+    n_envs: int = 16
+    """dreams stepped at once"""
+    episodes: int = 32
+    """real episodes to score with"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<index>"""
+    network: Literal["paper", "light"] = "paper"
+    """the policy's: the paper's, or one about four times smaller"""
+    learning_rate: float = 2.5e-4
+    """of Adam"""
+    buffer: int = 200_000
+    """imagined steps kept for replay"""
+
+
+def main(args: Args) -> Score:
+    """Train, score, and print both."""
+    # Codes are small to store and to move; the policy looks them up in the dream's codebook.
+    env = dreamgym.make_sb3_env(args.dream, args.n_envs, observation="codes", device=args.device, seed=args.seed)
+    model = make_algorithm(
+        "QRDQN",
+        env,
+        args.seed,
+        args.device,
+        network=args.network,
+        buffer_size=args.buffer,
+        learning_starts=min(5_000, args.steps // 4),
+        batch_size=128,
+        train_freq=1,
+        gradient_steps=4,
+        target_update_interval=5_000,
+        learning_rate=args.learning_rate,
+    )
+    print(f"QR-DQN on {model.device}: up to {args.steps:,} imagined steps, up to {args.minutes:g} min")
+    began = time.monotonic()
+    limit = began + 60 * args.minutes
+    model.learn(args.steps, callback=lambda *_: time.monotonic() < limit, progress_bar=True)
+    trained = time.monotonic() - began
+
+    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation="codes", device=args.device)
+    score = evaluate_real(model, real, args.episodes, args.seed, progress=True)
+    chance = random_score(env.dream.world_model.config.game, args.episodes, args.seed)
+    print(
+        f"real score {score.mean:.1f} (95 % {score.low:.1f} to {score.high:.1f}, {args.episodes} episodes), "
+        f"random {chance.mean:.1f}; {model.num_timesteps:,} imagined steps in {trained / 60:.1f} min"
+    )
+    return score
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

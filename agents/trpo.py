@@ -1,0 +1,74 @@
+"""TRPO inside a dream, scored in the real game: ``python agents/trpo.py --dream runs/pong``."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+import dreamgym
+from dreamgym.evaluate import Score, evaluate_real, random_score
+from dreamgym.sb3 import make_algorithm
+
+
+@dataclass
+class Args:
+    """Train TRPO inside a dream, then score it in the real game."""
+
+    dream: str = "Dream-Pong-v0"
+    """id of a dream, run folder or file"""
+    steps: int | None = None
+    """imagined steps to train for; by default 1,000,000, or with --minutes as many as they allow"""
+    minutes: float = math.inf
+    """wall time to train for, if no limit of steps is reached before"""
+    seed: int = 0
+    """of the dreams, of the algorithm and of the evaluation"""
+    n_envs: int = 64
+    """dreams stepped at once"""
+    episodes: int = 32
+    """real episodes to score with"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<index>"""
+    network: Literal["paper", "light"] = "paper"
+    """the policy's: the paper's, or one about four times smaller"""
+    target_kl: float = 0.01
+    """how far a step may take the policy, in nats"""
+    learning_rate: float = 1e-3
+    """of Adam, for the value; the policy's step follows from target_kl"""
+
+
+def main(args: Args) -> Score:
+    """Train, score, and print both."""
+    # Codes are small to store and to move; the policy looks them up in the dream's codebook.
+    env = dreamgym.make_sb3_env(args.dream, args.n_envs, observation="codes", device=args.device, seed=args.seed)
+    model = make_algorithm(
+        "TRPO",
+        env,
+        args.seed,
+        args.device,
+        network=args.network,
+        n_steps=25,
+        batch_size=25 * args.n_envs // 4,
+        target_kl=args.target_kl,
+        learning_rate=args.learning_rate,
+    )
+    steps = args.steps or (1_000_000 if args.minutes == math.inf else 10**9)
+    print(f"TRPO on {model.device}: up to {steps:,} imagined steps, up to {args.minutes:g} min")
+    began = time.monotonic()
+    limit = began + 60 * args.minutes
+    model.learn(steps, callback=lambda *_: time.monotonic() < limit, progress_bar=True)
+    trained = time.monotonic() - began
+
+    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation="codes", device=args.device)
+    score = evaluate_real(model, real, args.episodes, args.seed, progress=True)
+    chance = random_score(env.dream.world_model.config.game, args.episodes, args.seed)
+    print(
+        f"real score {score.mean:.1f} (95 % {score.low:.1f} to {score.high:.1f}, {args.episodes} episodes), "
+        f"random {chance.mean:.1f}; {model.num_timesteps:,} imagined steps in {trained / 60:.1f} min"
+    )
+    return score
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
