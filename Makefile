@@ -16,13 +16,14 @@ TEST_JOBS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy DREAMGYM_RUN=$(abspath $(SMOKE))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dream ship wheel test soak lint smoke browser bench clean
+.PHONY: help venv dream ship wheel docs test soak lint smoke browser bench clean
 
 help:
 	@echo "make venv    create $(VENV) and install dreamgym with everything that development needs"
 	@echo "make dream   train $(GAME) (preset $(PRESET), seed $(SEED)) into $(OUT), or go on where it stopped"
 	@echo "make ship    put the finished run in $(OUT) into the package, as the dream that $(GAME)'s id finds after an install"
 	@echo "make wheel   build dist/: the wheel and the source distribution, shipped dreams included"
+	@echo "make docs    build/docs: the documentation as pages, from docs/ and the docstrings"
 	@echo "make test    lint, types, tests with coverage, notebook"
 	@echo "make soak    runs and dreams under ill-treatment for MINUTES=$(MINUTES), at random from SEED= (printed if not given)"
 	@echo "make bench   speed of this machine and of the dream on it"
@@ -51,6 +52,10 @@ wheel: venv
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" >/dev/null
 	@ls -l dist
+
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/docs/index.html"
 
 lint: venv
 	$(BIN)/ruff check .

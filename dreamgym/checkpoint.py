@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -20,11 +20,15 @@ from dreamgym.archives import non_finite
 from dreamgym.device import resolve_device
 from dreamgym.errors import CheckpointError, MissingWeightsError, UnknownGameError
 from dreamgym.json_files import SUM, fits, parse_json
+from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.real import resolve_game
-from dreamgym.world_model import WorldModel, WorldModelConfig
+from dreamgym.world_model import CODECS, WorldModel, WorldModelConfig
 
 FORMAT = 1
 DREAM_FILE = "dream.safetensors"
+SHIPPED = Path(__file__).parent / "weights"
+"""Where the package keeps the dreams that come with it, each called ``<Game>.safetensors``."""
+_SUFFIX = ".safetensors"
 _WEIGHTS = "world_model."
 _STARTS = "starts."
 _POLICY = "policy."
@@ -94,11 +98,17 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
         write(temporary)
-        with temporary.open("rb") as written:
+        # For writing, too: Windows flushes no file that is open for reading alone.
+        with temporary.open("r+b") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write text as :func:`write_atomic` writes, as UTF-8 and with the line ends that it has, on every system."""
+    write_atomic(path, lambda temporary: cast(Any, temporary.write_bytes(content.encode())))
 
 
 def config_from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
@@ -117,15 +127,18 @@ def config_from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         hint = hints[name]
-        choices = _dataclasses(hint)
+        choices = _choices(hint)
         if choices:
             if not isinstance(value, dict):
                 raise CheckpointError(f"{kind.__name__}.{name}: expected an object with fields, got {value!r}.")
             part = dict(cast(dict[str, Any], value))
             # Files from before there was a choice do not name the kind: it is the first.
-            chosen = part.pop(_KIND, next(iter(choices))) if len(choices) > 1 else next(iter(choices))
+            chosen = part.pop(_KIND, next(iter(choices)))
             if chosen not in list(choices):
-                raise CheckpointError(f"{kind.__name__}.{name}: expected kind {' or '.join(choices)}, got {chosen!r}.")
+                raise CheckpointError(
+                    f"{kind.__name__}.{name}: expected kind {' or '.join(choices)}, got {chosen!r}. One of your own "
+                    "must be named in dreamgym.world_model first."
+                )
             arguments[name] = config_from_dict(choices[chosen], part)
         elif not fits(value, hint):
             raise CheckpointError(f"{kind.__name__}.{name}: expected {type_name(hint)}, got {value!r}.")
@@ -144,7 +157,8 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     for f in fields(config):
         value = getattr(config, f.name)
         if is_dataclass(value):
-            named = len(_dataclasses(hints[f.name])) > 1
+            declared = _dataclasses(hints[f.name])
+            named = len(declared) > 1 or type(value).__name__ not in declared
             value = ({_KIND: type(value).__name__} if named else {}) | config_to_dict(value)
         result[f.name] = value
     return result
@@ -160,6 +174,13 @@ def _dataclasses(hint: Any) -> dict[str, type[Any]]:
     """The dataclasses that a field may hold, by name: one, or those of a union."""
     members = get_args(hint) or (hint,)
     return {member.__name__: member for member in members if is_dataclass(member)}  # pyright: ignore
+
+
+def _choices(hint: Any) -> dict[str, type[Any]]:
+    """The same, and the codecs that were named besides."""
+    declared = _dataclasses(hint)
+    codecs = {kind.__name__: kind for kind in CODECS} if VQVAEConfig in declared.values() else {}
+    return {**declared, **codecs}
 
 
 def save_dream(path: Path | str, dream: Dream) -> Path:
@@ -235,7 +256,8 @@ def load_dream(path: Path | str, device: str | torch.device = "cpu") -> Dream:
     try:
         with safetensors.safe_open(file, framework="pt") as opened:  # pyright: ignore[reportUnknownMemberType]
             header = cast(dict[str, str], opened.metadata() or {})
-            tensors = {name: cast(Tensor, opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+            # Copies: while a tensor is a view of the file, Windows lets nobody replace that.
+            tensors = {name: cast(Tensor, opened.get_tensor(name)).clone() for name in opened.keys()}  # noqa: SIM118
     except Exception as error:
         # Damaged headers end in errors of many kinds: of decoding, of types that torch does not have, of memory.
         raise CheckpointError(
@@ -388,7 +410,13 @@ def _check_starts(file: Path, starts: StartStates, world_model: WorldModel) -> N
 
 def dreamgym_home() -> Path:
     """Where runs are looked for by id: ``$DREAMGYM_HOME``, else ``runs`` in the current folder."""
-    return Path(os.environ.get("DREAMGYM_HOME", "runs"))
+    return Path(os.environ.get("DREAMGYM_HOME") or "runs").expanduser()
+
+
+def run_folder_name(game: str) -> str:
+    """What a run's folder is called by default: "Pong" -> "pong", "module:Walk-v0" -> "module-walk-v0"."""
+    # Windows takes what follows a colon for something else, and so does the Finder.
+    return game.lower().replace(":", "-")
 
 
 def game_of(id_or_game: str) -> str:
@@ -424,7 +452,7 @@ def resolve_checkpoint(id_or_game: str, checkpoint: str | Path | None = None) ->
         game = resolve_game(game)
     except UnknownGameError as error:
         unknown = error
-    shipped = Path(__file__).parent / "weights" / f"{game}.safetensors"
+    shipped = SHIPPED / f"{game}.safetensors"
     home = dreamgym_home()
     if checkpoint is None:
         found = _newest_run(home, game)
@@ -443,7 +471,7 @@ def resolve_checkpoint(id_or_game: str, checkpoint: str | Path | None = None) ->
             f"$DREAMGYM_HOME ({home.resolve()}): no finished run of {game}",
             f"shipped weights ({shipped}): none",
         ]
-        out = home / game.lower()
+        out = home / run_folder_name(game)
     places = "\n".join(f"  - {line}" for line in looked)
     raise MissingWeightsError(
         f"No dream of {game} was found. Looked in:\n{places}\n"
@@ -459,21 +487,42 @@ def _named_after(run: Path) -> str:
         return "GAME"
 
 
+def dream_files(folder: Path) -> Iterator[Path]:
+    """All safetensors files below a folder, those of runs and others, also where links lead; sorted within a folder.
+
+    Files that are being written, or that macOS keeps beside others, begin with a dot and are left out.
+    """
+    entered: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in entered:
+            # A link to a folder above.
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort()
+        yield from (Path(place) / name for name in sorted(files) if name.endswith(_SUFFIX) and not name.startswith("."))
+
+
 def _newest_run(home: Path, game: str) -> Path | None:
     """The newest finished dream of a game below a folder: its header says both."""
     candidates: list[tuple[float, Path]] = []
-    for file in home.glob(f"**/{DREAM_FILE}") if home.is_dir() else []:
-        try:
-            with safetensors.safe_open(file, framework="pt") as opened:  # pyright: ignore[reportUnknownMemberType]
-                header = cast(dict[str, str], opened.metadata() or {})
-            about, metadata = parse_json(header["world_model"]), parse_json(header["metadata"])
-            matches = about["game"] == game and metadata.get("finished")
-        except Exception:
-            # Whatever lies there and is no dream must not keep those that are from being found.
-            continue
-        if matches:
+    for file in dream_files(home):
+        said = header_says(file) if file.name == DREAM_FILE else None
+        if said is not None and said[0] == game and said[1].get("finished"):
             candidates.append((file.stat().st_mtime, file))
     return max(candidates)[1] if candidates else None
+
+
+def header_says(file: Path) -> tuple[str, dict[str, Any]] | None:
+    """Game and metadata that a dream's header names, read alone and not checked; None where it names none."""
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:  # pyright: ignore[reportUnknownMemberType]
+            header = cast(dict[str, str], opened.metadata() or {})
+        return str(parse_json(header["world_model"])["game"]), dict(parse_json(header["metadata"]))
+    except Exception:
+        # Whatever lies there and is no dream must not keep those that are from being found.
+        return None
 
 
 def load(id_or_run: str | Path, device: str | torch.device = "cpu") -> WorldModel:

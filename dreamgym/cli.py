@@ -5,15 +5,15 @@ Importing it is quick: what needs torch is imported by the command that needs it
 
 import argparse
 import difflib
-import json as jsonlib
+import io
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -23,6 +23,8 @@ from dreamgym.data_commands import export_data, import_data
 from dreamgym.errors import ConfigError, DreamgymError, HubError, InvalidInputError, SickRunError, StorageError
 from dreamgym.info import info
 from dreamgym.interrupts import Interrupted, stops_on_signals
+from dreamgym.listing import list_dreams
+from dreamgym.terminal import let_go_of_stdout, prepare_output, print_json, wide_enough
 
 if TYPE_CHECKING:
     from dreamgym.config import RunConfig
@@ -36,6 +38,9 @@ FAULT = 1
 INTERRUPTED = 128
 """Exit status after a signal, less its number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
 
+PIPE_CLOSED = INTERRUPTED + 13
+"""Exit status where the output went to a program that has ended (``| head``): as shells have it after SIGPIPE."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -45,8 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 2 after an error of the user's, 1 where a file, folder or hub fails or training
-        goes wrong, 130 after Ctrl-C, 143 after SIGTERM.
+        goes wrong, 130 after Ctrl-C, 143 after SIGTERM, 141 where whoever read the output has gone.
     """
+    prepare_output()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        let_go_of_stdout()
+        return PIPE_CLOSED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [word for word in given if word != "--debug"]
@@ -63,8 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{_usage()}", file=sys.stderr)
         return USER_ERROR
     try:
-        with stops_on_signals():
-            COMMANDS[name].run(rest)
+        with stops_on_signals(), wide_enough() if {"-h", "--help"} & set(rest) else nullcontext():
+            tyro.cli(COMMANDS[name].make(rest), prog=f"dreamgym {name}", args=rest)
+    except BrokenPipeError:
+        raise
     except (DreamgymError, OSError) as error:
         if debug:
             traceback.print_exc()
@@ -84,7 +103,7 @@ def _usage() -> str:
             "",
             "A learned simulator that you can gym.make: train one, measure it, look at it, play in it.",
             "",
-            *(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()),
+            *(f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()),
             "",
             "dreamgym COMMAND --help lists what a command takes; with --debug an error comes with its traceback.",
             "RUN_OR_ID is a run folder, a dream's .safetensors",
@@ -94,22 +113,18 @@ def _usage() -> str:
     )
 
 
-def _parse(command: Callable[..., None], arguments: Sequence[str]) -> None:
-    """Call a command with what the arguments say."""
-    tyro.cli(command, prog=f"dreamgym {command.__name__}", args=arguments)
+def _data(
+    do: Annotated[
+        Annotated[None, tyro.conf.subcommand("export", constructor=export_data)]
+        | Annotated[None, tyro.conf.subcommand("import", constructor=import_data)],
+        tyro.conf.arg(name=""),
+    ],
+) -> None:
+    """Real steps as a Minari dataset, and a Minari dataset as real steps that a run begins from."""
 
 
-def _run_data(arguments: Sequence[str]) -> None:
-    """``data export`` and ``data import``."""
-    tyro.extras.subcommand_cli_from_dict(
-        {"export": export_data, "import": import_data},
-        prog="dreamgym data",
-        description="Real steps as a Minari dataset, and a Minari dataset as real steps that a run begins from.",
-        args=arguments,
-    )
-
-
-def _run_train(arguments: Sequence[str]) -> None:
+def _train(arguments: Sequence[str]) -> Callable[..., None]:
+    """The command ``train``, whose defaults are those of what the arguments name."""
     from dreamgym.config import RunConfig
     from dreamgym.loop import train as run
     from dreamgym.real import resolve_game
@@ -151,10 +166,11 @@ def _run_train(arguments: Sequence[str]) -> None:
             number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
             raise Interrupted(RunFolder(folder).how_to_go_on(device), number) from interrupt
 
-    _parse(train, arguments)
+    return train
 
 
-def _run_plan(arguments: Sequence[str]) -> None:
+def _plan(arguments: Sequence[str]) -> Callable[..., None]:
+    """The command ``plan``, likewise."""
     from dreamgym.config import RunConfig
     from dreamgym.device import resolve_device
     from dreamgym.plan import plan as measure
@@ -186,9 +202,34 @@ def _run_plan(arguments: Sequence[str]) -> None:
         if not seconds > 0:
             raise InvalidInputError(f"seconds: expected more than 0, got {seconds}.")
         found = measure(replace(config, game=resolve_game(config.game)), resolve_device(device), seconds)
-        print(jsonlib.dumps(found.as_dict()) if json else found.table())
+        if json:
+            print_json(found.as_dict())
+        else:
+            print(found.table())
 
-    _parse(plan, arguments)
+    return plan
+
+
+def _completion(shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]) -> None:
+    """Print a script that completes dreamgym's commands and options in a shell.
+
+    bash: dreamgym completion bash > ~/.local/share/bash-completion/completions/dreamgym
+    zsh: dreamgym completion zsh > a file _dreamgym in a folder of $fpath
+    fish: dreamgym completion fish > ~/.config/fish/completions/dreamgym.fish
+
+    Args:
+        shell: bash, zsh or fish.
+    """
+    functions: dict[str, Callable[..., Any]] = {name: command.make(()) for name, command in COMMANDS.items()}
+    script = io.StringIO()
+    # tyro prints, and ends.
+    with redirect_stdout(script), suppress(SystemExit):
+        tyro.extras.subcommand_cli_from_dict(functions, prog="dreamgym", args=["--tyro-write-completion", shell, "-"])
+    # It completes no positional arguments, such as RUN_OR_ID: where it knows nothing, files are offered.
+    found = "completions = get_completions(words, current_index, COMPLETION_SPEC)"
+    text = script.getvalue().replace(found, f'{found} or ["__TYRO_COMPLETE_FILES__"]')
+    # Nor is what bash splits at colons a path.
+    print(text.replace('compgen -f -- "$cur"', 'compgen -f -- "${COMP_WORDS[COMP_CWORD]}"'), end="")
 
 
 def _starting_config(arguments: Sequence[str]) -> "RunConfig":
@@ -229,37 +270,40 @@ def _with_dynamics(config: "RunConfig", name: str | None) -> "RunConfig":
 
 def _default_folder(game: str) -> Path:
     """Where a run goes that was not told where, and where its dream is found by id afterwards."""
-    from dreamgym.checkpoint import dreamgym_home
+    from dreamgym.checkpoint import dreamgym_home, run_folder_name
     from dreamgym.real import resolve_game
 
-    return dreamgym_home() / resolve_game(game).lower()
+    return dreamgym_home() / run_folder_name(resolve_game(game))
 
 
 class Command(NamedTuple):
-    """What ``dreamgym --help`` says of a command, and what runs it with its arguments."""
+    """What ``dreamgym --help`` says of a command, and what makes its function, given its arguments."""
 
     summary: str
-    run: Callable[[Sequence[str]], None]
+    make: Callable[[Sequence[str]], Callable[..., None]]
+
+
+def _always(function: Callable[..., None]) -> Callable[[Sequence[str]], Callable[..., None]]:
+    """A command whose defaults do not depend on its arguments."""
+    return lambda arguments: function
 
 
 COMMANDS: dict[str, Command] = {
-    "train": Command("collect, fit, train in the dream, evaluate: round by round, resumable", _run_train),
-    "plan": Command("what a run would take on this machine: time, operations, memory, disk", _run_plan),
-    "evaluate": Command(
-        "score in the real game, return in the dream, fidelity of the dream", partial(_parse, evaluate)
-    ),
+    "train": Command("collect, fit, train in the dream, evaluate: round by round, resumable", _train),
+    "plan": Command("what a run would take on this machine: time, operations, memory, disk", _plan),
+    "evaluate": Command("score in the real game, return in the dream, fidelity of the dream", _always(evaluate)),
     "compare": Command(
-        "a video of imagined beside real, or several runs on one page or in one table", partial(_parse, compare)
+        "a video of imagined beside real, or several runs on one page or in one table", _always(compare)
     ),
-    "report": Command("a page on a run for people: scores, fidelity, videos, codebook, times", partial(_parse, report)),
-    "play": Command("play inside the dream with the keyboard", partial(_parse, play)),
-    "export": Command(
-        "a finished run as one small file: dream, policy and where they come from", partial(_parse, export)
-    ),
-    "push": Command("a dream, its picture and a model card to a model hub", partial(_parse, push)),
-    "pull": Command("a dream from a model hub, at a pinned revision, checked", partial(_parse, pull)),
-    "data": Command("real steps to a Minari dataset (export) and from one (import)", _run_data),
+    "report": Command("a page on a run for people: scores, fidelity, videos, codebook, times", _always(report)),
+    "play": Command("play inside the dream with the keyboard", _always(play)),
+    "export": Command("a finished run as one small file: dream, policy and where they come from", _always(export)),
+    "push": Command("a dream, its picture and a model card to a model hub", _always(push)),
+    "pull": Command("a dream from a model hub, at a pinned revision, checked", _always(pull)),
+    "data": Command("real steps to a Minari dataset (export) and from one (import)", _always(_data)),
+    "list": Command("the dreams that are here: scores, sizes, and which of them ids open", _always(list_dreams)),
     "info": Command(
-        "what a dream is, what it scored and where it comes from, or what a preset would be", partial(_parse, info)
+        "what a dream is, what it scored and where it comes from, or what a preset would be", _always(info)
     ),
+    "completion": Command("a script with which bash, zsh or fish complete commands and options", _always(_completion)),
 }

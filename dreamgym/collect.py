@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from tqdm import tqdm
 
 from dreamgym.observations import ObservationBuilder, to_numpy
 from dreamgym.real_env import LatentTracker
 from dreamgym.replay import Replay
+from dreamgym.terminal import progress_bar
 from dreamgym.world_model import WorldModel
 
 _log = logging.getLogger("dreamgym")
@@ -133,7 +133,7 @@ def collect_random(session: GameSession, steps: int, policy: ActingPolicy, *, pr
         progress: show a progress bar.
     """
     nothing = np.zeros((1, 1), dtype=np.float32)
-    for _ in _bar(steps, progress):
+    for _ in progress_bar(range(steps), name="collect", unit="step", wanted=progress):
         actions, _ = policy.predict(nothing)
         session.step(actions[0])
 
@@ -167,7 +167,7 @@ def collect_with(
     state: Any = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for _ in _bar(steps, progress):
+        for _ in progress_bar(range(steps), name="collect", unit="step", wanted=progress):
             observation = to_numpy(builder.build(tracker.latents))
             actions, state = policy.predict(observation, state, np.array([start]), False)
             start = session.step(actions[0])
@@ -250,7 +250,3 @@ def _native(action: Any) -> Any:
     """A plain int where an action is one number: emulators refuse numpy scalars of odd types."""
     array = np.asarray(action)
     return int(array) if array.ndim == 0 else array
-
-
-def _bar(steps: int, progress: bool) -> "tqdm[int]":
-    return tqdm(range(steps), desc="collect", unit="step", leave=False, disable=None if progress else True)

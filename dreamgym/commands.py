@@ -6,7 +6,6 @@ Their signatures and docstrings are their ``--help``. What needs torch is import
 """
 
 import importlib.util
-import json as jsonlib
 import math
 import os
 import sys
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 import tyro
 
 from dreamgym.errors import ConfigError, InvalidInputError, ReplayError
+from dreamgym.terminal import print_json
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ def evaluate(
         deterministic=deterministic,
         record=record,
         record_episodes=min(MEASURED_EPISODES if fidelity else RECORDED_EPISODES, episodes),
-        progress=sys.stderr.isatty(),
+        progress=True,
     )
     dreams = DreamVectorEnv(
         min(64, dream_episodes),
@@ -125,13 +125,13 @@ def evaluate(
             episodes=min(RANKED_EPISODES, episodes),
             seed=seed,
             deterministic=deterministic,
-            progress=sys.stderr.isatty(),
+            progress=True,
         ).as_dict()
     games.close()
     about = _about(opened, config, agent)
     steps = dreams.simulator.horizon
     if json:
-        print(jsonlib.dumps({**about, "seed": seed, "device": place, **found}))
+        print_json({**about, "seed": seed, "device": place, **found})
         return
     print(
         f"{config.game}, {config.algo} of {opened.source()}, seed {seed}: preset {config.preset}, run's seed "
@@ -204,6 +204,7 @@ def compare(
     steps: int = 50,
     seed: int = 0,
     fps: int = 8,
+    json: Annotated[bool, Flag] = False,
     device: str = "auto",
 ) -> None:
     """Put the dream beside the real game, the same start, the same actions; or several runs beside each other.
@@ -222,6 +223,8 @@ def compare(
         steps: length of the dream.
         seed: of the real game, of the start and of the dream.
         fps: frames a second of the video; the game itself runs at 15.
+        json: print JSON: out, and of one run steps, same_codes (0..1), real_rewards and dream_rewards (sums), of
+            several runs and scores, how many.
         device: auto, cpu, cuda or cuda:<index>.
     """
     from dreamgym.video import compare_rollouts, side_by_side, strip, write_image, write_video
@@ -235,17 +238,21 @@ def compare(
         from dreamgym.run_comparison import write_page, write_table
         from dreamgym.run_facts import run_facts
 
-        print("device: cpu (nothing is computed)")
+        print("device: cpu (nothing is computed)", file=sys.stderr if json else sys.stdout)
         known = [run_facts(run) for run in runs]
         (write_page if kind == ".html" else write_table)(out, known)
-        print(f"{out}: {len(known)} runs, {sum(len(one.scored) for one in known)} scores")
+        scores = sum(len(one.scored) for one in known)
+        if json:
+            print_json({"out": str(out), "runs": len(known), "scores": scores})
+        else:
+            print(f"{out}: {len(known)} runs, {scores} scores")
         return
     if kind not in (".mp4", ".gif", ".png"):
         raise InvalidInputError(f"out: expected a file ending in .mp4, .gif or .png, .html or .csv, got {out}.")
     if len(runs) != 1:
         raise InvalidInputError(f"out: expected a file ending in .html or .csv for {len(runs)} runs, got {out}.")
     (run,) = runs
-    opened = _open(run, device)
+    opened = _open(run, device, quiet=json)
     seen = compare_rollouts(opened.dream, _unseen(opened, seed), horizon=steps, seed=seed)
     if out.suffix.lower() == ".png":
         write_image(out, strip(seen.real, seen.dream))
@@ -253,6 +260,10 @@ def compare(
         frames = side_by_side(seen.real, seen.dream, real_rewards=seen.real_rewards, dream_rewards=seen.dream_rewards)
         write_video(out, frames, fps)
     same = float((seen.real_latents == seen.dream_latents)[1:].mean())
+    if json:
+        sums = {"real_rewards": float(seen.real_rewards.sum()), "dream_rewards": float(seen.dream_rewards.sum())}
+        print_json({"out": str(out), "steps": len(seen.real) - 1, "same_codes": same, **sums})
+        return
     print(
         f"{out}: {len(seen.real) - 1} steps; {same:.0%} of the dreamt codes are the real ones; "
         f"rewards add up to {seen.real_rewards.sum():+.1f} in the game and {seen.dream_rewards.sum():+.1f} in the dream"
@@ -484,7 +495,7 @@ def pull(
     print("device: cpu (nothing is computed)", file=sys.stderr)
     done = pull_dream(repo, revision, out, megabytes=megabytes)
     if json:
-        print(jsonlib.dumps({**asdict(done), "file": str(done.file)}))
+        print_json({**asdict(done), "file": str(done.file)})
         return
     if done.revision != done.commit:
         print(f"{repo}: {done.revision} is {done.commit}; the same again: --revision {done.commit}")

@@ -3,7 +3,6 @@
 Their signatures and docstrings are their ``--help``. What needs torch is imported by the command that needs it.
 """
 
-import json as jsonlib
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +36,7 @@ def export_data(
     print("device: cpu (nothing is computed)", file=sys.stderr)
     done = export_dataset(run, out, dataset)
     if json:
-        print(jsonlib.dumps(asdict(done) | {"folder": str(done.folder)}))
+        print_json(asdict(done) | {"folder": str(done.folder)})
         return
     print(f"{done.folder}: {done.dataset}, {done.episodes:,} episodes, {done.steps:,} steps")
     if done.unfinished:
@@ -69,7 +68,7 @@ def import_data(
     print("device: cpu (nothing is computed)", file=sys.stderr)
     facts = import_dataset(dataset, out, game)
     if json:
-        print(jsonlib.dumps({"folder": str(out), **asdict(facts)}))
+        print_json({"folder": str(out), **asdict(facts)})
         return
     seen = "frames as dreamgym made them" if facts.screen else "grey screens, which a run shrinks as its game's"
     print(

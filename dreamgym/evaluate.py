@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import stats
-from tqdm import tqdm
 
 from dreamgym.errors import InvalidInputError
 from dreamgym.fidelity import fidelity
 from dreamgym.real import make_game_vector_env
 from dreamgym.replay import Replay
+from dreamgym.terminal import progress_bar
 
 __all__ = ["Policy", "RandomPolicy", "Score", "evaluate_dream", "evaluate_real", "fidelity", "random_score"]
 
@@ -299,7 +299,8 @@ def _play(
     returns = np.zeros(env.num_envs, dtype=np.float64)
     lengths = np.zeros(env.num_envs, dtype=np.int64)
     finished: list[tuple[float, int]] = []
-    with _seeded(policy, seed), _bar(episodes, progress) as bar:
+    bar = progress_bar(total=episodes, name="evaluate", unit="episode", wanted=progress)
+    with _seeded(policy, seed), bar:
         observation, _ = env.reset(seed=seed)
         state = None
         starts = np.ones(env.num_envs, dtype=np.bool_)
@@ -323,10 +324,6 @@ def _play(
             returns[starts] = 0
             lengths[starts] = 0
     return Score.of([value for value, _ in finished], [length for _, length in finished])
-
-
-def _bar(episodes: int, progress: bool) -> tqdm[Any]:
-    return tqdm(total=episodes, desc="evaluate", unit="episode", leave=False, disable=None if progress else True)
 
 
 class _Recorder:

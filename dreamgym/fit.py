@@ -31,7 +31,8 @@ from dreamgym.replay import LONGEST_ELAPSED, Replay, Windows
 from dreamgym.shifts import draw_shifts, moved_latents, shift_rows
 from dreamgym.step_fit import StepFit, fit_steps
 from dreamgym.surprise import SurpriseWindows
-from dreamgym.updates import Report, Tracker, parameter_group, progress_bar, seeded_dropout, set_rate
+from dreamgym.terminal import progress_bar
+from dreamgym.updates import Report, Tracker, parameter_group, seeded_dropout, set_rate
 from dreamgym.world_model import WorldModel
 
 RewardChances = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -413,7 +414,7 @@ class Fitter:
         tracker = Tracker(updates)
         start = self.config.codec_warmup_learning_rate if self.codec_updates == 0 else self.config.codec_learning_rate
         free = max(0, updates - self.config.settled_updates)
-        for update in progress_bar(updates, "codec", progress):
+        for update in progress_bar(range(updates), name="codec", unit="update", wanted=progress):
             set_rate(self.codec_optimizer, self.rate * start, update / updates, self.config.final_rate)
             if update == free:
                 self.world_model.codec.settle(self._every_kind_of_frame(replay), generator)
@@ -454,7 +455,7 @@ class Fitter:
         judged: Report = {}
         # The first dynamics of all have seen nothing: what they draw says nothing of what later ones will.
         unseen, ready = (self._fitted_to, 0) if 0 < self._fitted_to <= replay.appended else (0, updates // 5)
-        for update in progress_bar(updates, "dynamics", progress):
+        for update in progress_bar(range(updates), name="dynamics", unit="update", wanted=progress):
             if update == ready and self.critic_optimizer:
                 judged = self._fit_critic(
                     replay, table, unseen, math.ceil(self.config.critic_share * updates), generator
@@ -587,7 +588,7 @@ class Fitter:
         every = max(1, round(dynamics_updates / max(1, codec_updates - warmup)))
         codec, dynamics = Tracker(codec_updates - warmup), Tracker(dynamics_updates)
         draw, done = self._window_source(replay, rng), 0
-        for update in progress_bar(dynamics_updates, "world model", progress):
+        for update in progress_bar(range(dynamics_updates), name="world model", unit="update", wanted=progress):
             self._set_dynamics_rates(update / dynamics_updates)
             if update % every == 0 and done < codec_updates - warmup:
                 start = self.config.codec_learning_rate

@@ -3,7 +3,6 @@
 Its signature and docstring are its ``--help``. What needs torch is imported when it is needed.
 """
 
-import json as jsonlib
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import tyro
 
 from dreamgym.errors import ConfigError
+from dreamgym.terminal import print_json
 
 if TYPE_CHECKING:
     from dreamgym.world_model import WorldModel
@@ -48,7 +48,7 @@ def info(
         else _preset_facts(cast(str, preset), 6 if actions is None else actions, frames)
     )
     if json:
-        print(jsonlib.dumps(facts))
+        print_json(facts)
         return
     for name, value in facts.items():
         if name != "config":

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""What ends work: Ctrl-C, what ``kill`` and schedulers send, and a terminal that is closed."""
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
+"""What ends work: Ctrl-C, what ``kill`` and schedulers send, and a terminal that is closed (SIGBREAK on Windows)."""
 
 _AGAIN = 0.1  # seconds until a signal that got lost is sent again
 

@@ -5,7 +5,6 @@ killed and resumed ends with the weights of one that was not.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -53,6 +52,7 @@ from dreamgym.run_lock import locked
 from dreamgym.run_report import REPORT_FILE, write_report
 from dreamgym.sb3 import VectorEnvAdapter, is_on_policy, lower_rate, make_sb3_env
 from dreamgym.storage import check_clock, storage_faults
+from dreamgym.terminal import shows_bars
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
 _log = logging.getLogger("dreamgym")
@@ -656,7 +656,7 @@ class _Run:
 
     @property
     def _shows_bars(self) -> bool:
-        return self.progress and sys.stderr.isatty()
+        return shows_bars(self.progress)
 
     def _say(self, text: str) -> None:
         print(text, flush=True)

@@ -13,6 +13,7 @@ from dreamgym import __version__
 from dreamgym.config import PRESETS, RunConfig, make_config
 from dreamgym.errors import CheckpointError
 from dreamgym.hardware import describe_machine
+from dreamgym.models.codecs import VQVAEConfig
 from dreamgym.run_folder import MACHINE_FIELDS, RunFolder, evaluations
 
 
@@ -49,6 +50,9 @@ def train_command(config: RunConfig, device: str = "auto") -> str:
         config: the run's.
         device: where networks compute.
     """
+    if type(config.codec) is not VQVAEConfig:
+        # The command line does not know it.
+        return f"In Python, with {type(config.codec).__name__} in dreamgym.world_model.CODECS: dreamgym.loop.train"
     preset = config.preset if config.preset in PRESETS else "laptop"
     default = replace(make_config(preset), game=config.game, seed=config.seed, preset=config.preset)
     words = ["dreamgym", "train", "--game", config.game, "--preset", preset, "--seed", str(config.seed)]

@@ -10,10 +10,10 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from tqdm import tqdm
 
 from dreamgym.errors import InvalidInputError
 from dreamgym.evaluate import Policy, RandomPolicy, Score, evaluate_dream, evaluate_real
+from dreamgym.terminal import progress_bar
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -213,7 +213,7 @@ def rank_policies(
         raise InvalidInputError(f"policies: expected at least {LEAST_POLICIES} to rank, got {len(policies)}.")
     scores: list[Score] = []
     imagined: list[Score] = []
-    for policy in tqdm(policies.values(), desc="rank", unit="policy", leave=False, disable=None if progress else True):
+    for policy in progress_bar(policies.values(), name="rank", unit="policy", wanted=progress):
         imagined.append(evaluate_dream(policy, dreams, dream_episodes, seed, deterministic=deterministic))
         scores.append(evaluate_real(policy, real, episodes, seed, deterministic=deterministic))
     return Ranking.of(tuple(policies), tuple(scores), tuple(imagined))

@@ -7,10 +7,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dreamgym import pages
-from dreamgym.checkpoint import write_atomic
+from dreamgym.checkpoint import write_text
 from dreamgym.errors import CheckpointError
 from dreamgym.run_facts import RunFacts, Scored
 from dreamgym.run_report import score_figure
@@ -190,5 +190,5 @@ def _names(runs: Sequence[RunFacts]) -> list[str]:
 
 
 def _write(path: Path, content: str) -> Path:
-    write_atomic(path, lambda beside: cast(Any, beside.write_text(content, encoding="utf-8")))
+    write_text(path, content)
     return path

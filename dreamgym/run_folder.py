@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import re
-import shlex
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,13 +15,14 @@ import torch
 from torch import Tensor
 
 from dreamgym.archives import load_tensors, non_finite
-from dreamgym.checkpoint import DREAM_FILE, config_from_dict, write_atomic
+from dreamgym.checkpoint import DREAM_FILE, config_from_dict, write_atomic, write_text
 from dreamgym.config import RunConfig
 from dreamgym.episodes import Span, join_episodes
 from dreamgym.errors import CheckpointError, ConfigError, ReplayError
 from dreamgym.json_files import parse_json, read_text, sealed, unsealed
 from dreamgym.replay import Replay
 from dreamgym.shards import INDEX_NAME
+from dreamgym.terminal import command_line
 
 PHASES = ("collect", "fit", "train", "evaluate")
 MACHINE_FIELDS = ("version", "commit", "device", "machine", "matmul_gflops", "earlier", "command")
@@ -100,7 +100,7 @@ class RunFolder:
     def resume_command(self, device: str = "auto") -> str:
         """The command that goes on with the run, on a device that was asked for."""
         chosen = "" if device == "auto" else f" --device {device}"
-        return f"dreamgym train --out {shlex.quote(str(self.path))} --resume{chosen}"
+        return f"dreamgym train --out {command_line([str(self.path)])} --resume{chosen}"
 
     def how_to_go_on(self, device: str = "auto") -> str:
         """What there is to say to whoever stopped the run, in a sentence or two."""
@@ -251,7 +251,7 @@ class RunFolder:
         entries = [e for e in self.log() if (e["round"], e["phase"]) != (progress.round, progress.phase)]
         entries.append({"round": progress.round, "phase": progress.phase, **(record or {})})
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-        write_atomic(self.log_file, lambda file: cast(Any, file.write_text(lines)))
+        write_text(self.log_file, lines)
         written = {"collect": self._played_file, "fit": self._model_file, "train": self._policy_file}.get(
             progress.phase
         )
@@ -497,8 +497,7 @@ def _save(path: Path, values: dict[str, Any]) -> None:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    text = json.dumps(sealed(values), indent=2) + "\n"
-    write_atomic(path, lambda file: cast(Any, file.write_text(text)))
+    write_text(path, json.dumps(sealed(values), indent=2) + "\n")
 
 
 def _differences(left: dict[str, Any], right: dict[str, Any], prefix: str = "") -> list[str]:

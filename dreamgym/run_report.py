@@ -13,7 +13,7 @@ import numpy as np
 from dreamgym import pages
 from dreamgym.cases import Case, representative_cases
 from dreamgym.charts import Axis, Series, bar_chart, line_chart
-from dreamgym.checkpoint import Dream, write_atomic
+from dreamgym.checkpoint import Dream, write_text
 from dreamgym.codebook import CodebookUse, codebook_use
 from dreamgym.episodes import join_episodes
 from dreamgym.errors import CheckpointError, DreamgymError
@@ -78,7 +78,7 @@ def write_report(path: Path | str, file: Path, dream: Dream, unseen: Replay, *, 
             f"{type(error).__name__} {error}. Restore it from a copy."
         ) from error
     path = Path(path)
-    write_atomic(path, lambda beside: cast(Any, beside.write_text(content, encoding="utf-8")))
+    write_text(path, content)
     return path
 
 

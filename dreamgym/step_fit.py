@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dreamgym.models.multiscale import MultiscaleDynamics
 from dreamgym.replay import Replay
-from dreamgym.updates import Report, Tracker, parameter_group, progress_bar, seeded_dropout, set_rate
+from dreamgym.terminal import progress_bar
+from dreamgym.updates import Report, Tracker, parameter_group, seeded_dropout, set_rate
 from dreamgym.world_model import WorldModel
 
 
@@ -71,7 +72,7 @@ def fit_steps(
     groups = [parameter_group(decays, rate, settings.weight_decay), parameter_group(others, rate, 0.0)]
     optimizer, tracker = torch.optim.AdamW(groups, fused=True), Tracker(updates)
     dynamics.step_head.requires_grad_(True).train()
-    for update in progress_bar(updates, "steps", progress):
+    for update in progress_bar(range(updates), name="steps", unit="update", wanted=progress):
         set_rate(optimizer, 1.0, update / updates, settings.final_rate)
         drawn = torch.multinomial(chances, settings.batch_size, replacement=True, generator=generator)
         seen = (drawn[:, None] + torch.arange(1 - memory, 1)).numpy()

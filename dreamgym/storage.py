@@ -27,7 +27,8 @@ def storage_faults(folder: Path, resume: str) -> Generator[None]:
     """
     try:
         yield
-    except DreamgymError:
+    except (DreamgymError, BrokenPipeError):
+        # What is written to a pipe are no files of the run.
         raise
     except OSError as error:
         raise StorageError(

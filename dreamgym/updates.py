@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 Report = dict[str, float]
 
@@ -22,11 +21,6 @@ def set_rate(optimizer: torch.optim.Optimizer, start: float, done: float, final:
     factor = start * (final + (1 - final) * (1 + math.cos(math.pi * done)) / 2)
     for group in optimizer.param_groups:
         group["lr"] = factor * group.get("initial_lr", 1.0)
-
-
-def progress_bar(updates: int, name: str, progress: bool) -> "tqdm[int]":
-    """The numbers of so many updates; shown on a terminal, if at all."""
-    return tqdm(range(updates), desc=name, unit="update", leave=False, disable=None if progress else True)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dreamgym.device import bf16_is_faster
 from dreamgym.errors import ConfigError, InvalidInputError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
-from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, Prediction, parameter_count
+from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, Prediction
+from dreamgym.models.layers import parameter_count
 from dreamgym.models.losses import NO_REWARD
 from dreamgym.models.multiscale import MultiscaleConfig, MultiscaleDynamics
 from dreamgym.models.residual import ResidualConfig, ResidualDynamics
@@ -29,6 +30,12 @@ DYNAMICS: dict[type[Any], type[Any]] = {
 }
 """What builds the dynamics of each kind of settings."""
 
+CODECS: dict[type[VQVAEConfig], type[Any]] = {VQVAEConfig: VQVAE}
+"""What builds the codec of each kind of settings.
+
+A new one (a class with the names of :class:`dreamgym.models.codecs.Codec`) is named here, from wherever it is, with a
+subclass of ``VQVAEConfig`` for its settings. Files that hold it are read once it is named.
+"""
 
 LARGEST = 4096
 """Largest whole number in a world model's configuration; the widest network fitted so far has 512 of anything."""
@@ -56,6 +63,11 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        if type(self.codec) not in CODECS:
+            raise ConfigError(
+                f"codec: expected settings named in dreamgym.world_model.CODECS, got {type(self.codec).__name__}; "
+                f"add CODECS[{type(self.codec).__name__}] = the codec's class."
+            )
         if self.num_actions < 1:
             raise ConfigError(f"num_actions: expected at least 1, got {self.num_actions}.")
         if getattr(self.dynamics, "wraps", False) and not self.codec.aligned:
@@ -91,7 +103,8 @@ class WorldModel(nn.Module):
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            self.codec = VQVAE(config.codec)
+            # Of another codec nobody asks for more than Codec has, as long as its settings do not ask for that.
+            self.codec: VQVAE = CODECS[type(config.codec)](config.codec)
             sides = {"cell": config.codec.cell} if isinstance(config.dynamics, MultiscaleConfig) else {}
             self.dynamics = DYNAMICS[type(config.dynamics)](
                 config.dynamics, self.codec.embedding_shape, self.codec.num_codes, config.num_actions, **sides
@@ -275,10 +288,7 @@ class WorldModel(nn.Module):
         """Numbers learned by part (the codebook's by moving averages); ``dynamics`` is without the end head."""
         end_head = parameter_count(self.dynamics.end_head)
         return {
-            "encoder": parameter_count(self.codec.encoder),
-            "codebook": self.codec.quantizer.codes.numel(),
-            "decoder": parameter_count(self.codec.decoder) + parameter_count(self.codec.pictures),
-            "pixel_bias": 0 if self.codec.pixel_bias is None else self.codec.pixel_bias.numel(),
+            **self.codec.parameter_counts(),
             "dynamics": parameter_count(self.dynamics) - end_head,
             "end_head": end_head,
         }

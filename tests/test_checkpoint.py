@@ -247,9 +247,7 @@ def home(tmp_path, monkeypatch):
     folder = tmp_path / "home"
     monkeypatch.setenv("DREAMGYM_HOME", str(folder))
     # A package without shipped weights, whatever this one ships.
-    package = tmp_path / "package"
-    package.mkdir()
-    monkeypatch.setattr(dreamgym.checkpoint, "__file__", str(package / "checkpoint.py"))
+    monkeypatch.setattr(dreamgym.checkpoint, "SHIPPED", tmp_path / "package" / "weights")
     return folder
 
 

@@ -275,7 +275,7 @@ def test_ctrl_c_elsewhere_is_status_130_too(
     def interrupted(arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "info", COMMANDS["info"]._replace(run=interrupted))
+    monkeypatch.setitem(COMMANDS, "info", COMMANDS["info"]._replace(make=interrupted))
     assert main(["info"]) == 130
     assert capsys.readouterr().err == "\nInterrupted.\n"
 

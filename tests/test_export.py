@@ -262,9 +262,9 @@ def test_a_damaged_file_is_refused_and_named(keep: int, exported: Export, tmp_pa
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package's folder of shipped dreams, an empty one."""
-    monkeypatch.setattr(dreamgym.checkpoint, "__file__", str(tmp_path / "package" / "checkpoint.py"))
     folder = tmp_path / "package" / "weights"
     folder.mkdir(parents=True)
+    monkeypatch.setattr(dreamgym.checkpoint, "SHIPPED", folder)
     return folder
 
 

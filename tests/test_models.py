@@ -8,8 +8,8 @@ from conftest import make_tiny_dream
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig, best_offset
-from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, ConvLSTMState, Prediction, parameter_count
-from dreamgym.models.layers import embed_mostly_alike
+from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, ConvLSTMState, Prediction
+from dreamgym.models.layers import embed_mostly_alike, parameter_count
 from dreamgym.models.losses import continuous_bernoulli_logit
 from dreamgym.models.quantizer import QuantizerConfig
 from dreamgym.world_model import DYNAMICS, DynamicsConfig, WorldModel, WorldModelConfig

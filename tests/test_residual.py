@@ -5,7 +5,7 @@ import torch
 from test_feed_forward import CHANNELS, CODES, HEIGHT, WIDTH, fresh
 
 from dreamgym.errors import ConfigError
-from dreamgym.models.dynamics import parameter_count
+from dreamgym.models.layers import parameter_count
 from dreamgym.models.residual import ResidualConfig, ResidualDynamics
 from dreamgym.world_model import WorldModel, WorldModelConfig
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamgym.errors import ConfigError
-from dreamgym.models.layers import ResidualBlock
+from dreamgym.models.layers import ResidualBlock, parameter_count
 from dreamgym.models.losses import continuous_bernoulli_logit, continuous_bernoulli_mean, continuous_bernoulli_nll
 from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, cluster, perplexity, spread_out, tell_apart
 from dreamgym.screens import SHRINKS, SHRINKS_NAMED, Screen, Shrink
@@ -83,6 +83,10 @@ class Codec(Protocol):
 
     def learn_sprites(self, frames: Iterable[Tensor]) -> None:
         """Called after a fit, where there are sprites, with batches of frames (batch, C, H, W) uint8."""
+        ...
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Numbers learned, by part."""
         ...
 
     def fix_codes(self) -> None:
@@ -411,6 +415,15 @@ class VQVAE(nn.Module):
     def fix_codes(self) -> None:
         """Freeze the encoder and its norms."""
         self.encoder.eval().requires_grad_(False)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Numbers learned by part; the codebook's by moving averages."""
+        return {
+            "encoder": parameter_count(self.encoder),
+            "codebook": self.quantizer.codes.numel(),
+            "decoder": parameter_count(self.decoder) + parameter_count(self.pictures),
+            "pixel_bias": 0 if self.pixel_bias is None else self.pixel_bias.numel(),
+        }
 
     def _encoder_outputs(self, targets: Tensor) -> Tensor:
         return self.encoder(self._on_grid(targets).contiguous(memory_format=torch.channels_last)).float()

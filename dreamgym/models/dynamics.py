@@ -404,8 +404,3 @@ class ConvLSTM(nn.Module):
             # Eq. 17: the model itself never ends an episode, only the horizon does.
             return torch.full((len(trunk),), -torch.inf, device=trunk.device)
         return self.end_head(trunk)[:, 0]
-
-
-def parameter_count(module: nn.Module | None) -> int:
-    """Trainable numbers of a module; 0 for None."""
-    return 0 if module is None else sum(p.numel() for p in module.parameters() if p.requires_grad)

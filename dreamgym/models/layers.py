@@ -173,3 +173,8 @@ def one_hot_planes(actions: Tensor, num_actions: int, height: int, width: int) -
     """
     vectors = actions.float() if actions.dim() == 2 else F.one_hot(actions, num_actions).float()
     return vectors[:, :, None, None].expand(-1, -1, height, width).contiguous(memory_format=torch.channels_last)
+
+
+def parameter_count(module: nn.Module | None) -> int:
+    """Trainable numbers of a module; 0 for None."""
+    return 0 if module is None else sum(p.numel() for p in module.parameters() if p.requires_grad)
