@@ -10,6 +10,8 @@ from typing import Annotated
 
 import tyro
 
+from dreamgym.terminal import print_json
+
 Flag = tyro.conf.FlagCreatePairsOff
 
 
