@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dreamgym import __version__
-from dreamgym.checkpoint import DREAM_FILE, load_dream, write_atomic
+from dreamgym.checkpoint import DREAM_FILE, load_dream, write_atomic, write_text
 from dreamgym.errors import CheckpointError, ConfigError, DreamgymError, HubError, InvalidInputError
 from dreamgym.export import MEGABYTES
 from dreamgym.json_files import fits, parse_json, read_text, unsealed
@@ -94,7 +94,7 @@ def write_page(folder: Path, file: Path, repo: str, licence: str = LICENCE, pict
         CARD_FILE: model_card(facts, repo, picture is not None),
     }
     for name, text in texts.items():
-        write_atomic(folder / name, lambda part, text=text: cast(Any, part.write_text(text, encoding="utf-8")))
+        write_text(folder / name, text)
     copies = {facts["file"]: file} | ({} if picture is None else {PICTURE_FILE: picture})
     for name, source in copies.items():
         write_atomic(folder / name, lambda part, source=source: cast(Any, shutil.copyfile(source, part)))

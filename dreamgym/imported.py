@@ -4,12 +4,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from dreamgym.checkpoint import config_from_dict, write_atomic
+from dreamgym.checkpoint import config_from_dict, write_text
 from dreamgym.config import RunConfig
 from dreamgym.errors import CheckpointError, ConfigError, ReplayError
 from dreamgym.json_files import parse_json, read_text, sealed, unsealed
@@ -70,7 +70,7 @@ def replay_sum(folder: Path) -> str:
 def write_facts(folder: Path, facts: DataFacts) -> None:
     """Write what a folder is; its records must be there already."""
     text = json.dumps(sealed(asdict(facts)), indent=2) + "\n"
-    write_atomic(folder / DATA_FILE, lambda file: cast(Any, file.write_text(text)))
+    write_text(folder / DATA_FILE, text)
 
 
 def read_facts(folder: Path) -> DataFacts:
