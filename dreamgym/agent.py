@@ -50,11 +50,11 @@ def make_agent(config: RunConfig, env: VectorEnvAdapter, seed: int | None, devic
     Raises:
         ConfigError: no such algorithm, or it cannot act in this env.
     """
-    arguments = {**_hyperparameters(config), **settings}
+    arguments = {**_hyperparameters(config, env.num_envs), **settings}
     return make_algorithm(config.algo, env, seed, device, network=config.network, **arguments)
 
 
-def _hyperparameters(config: RunConfig) -> dict[str, Any]:
+def _hyperparameters(config: RunConfig, num_envs: int) -> dict[str, Any]:
     """What an algorithm's own defaults do not fit: many short dreams, a budget of imagined steps a round."""
     ppo, algo = config.ppo, config.algo.lower()
     if algo in ("ppo", "recurrentppo"):
@@ -62,14 +62,17 @@ def _hyperparameters(config: RunConfig) -> dict[str, Any]:
     if algo == "trpo":
         return {name: getattr(ppo, name) for name in ("n_steps", "batch_size", "gamma", "gae_lambda")}
     if is_off_policy(algo):
-        # One vector step brings num_envs transitions: the usual 4 env steps an update would hardly learn from them.
+        off = config.off_policy
+        settings = {name: getattr(off, name) for name in ("learning_rate", "batch_size", "n_steps", "gamma")}
+        if algo in ("dqn", "qrdqn"):
+            settings |= {"tau": 0.005, "target_update_interval": max(off.target_every, num_envs)}
+            settings |= {"exploration_initial_eps": off.epsilon, "exploration_final_eps": off.epsilon}
         return {
-            "buffer_size": 100_000,
+            **settings,
+            "buffer_size": min(off.buffer_size, config.interactions + max(config.imagined_steps)),
             "learning_starts": min(1_000, min(config.imagined_steps) // 4),
-            "batch_size": 128,
             "train_freq": 1,
-            "gradient_steps": 4,
-            "gamma": ppo.gamma,
+            "gradient_steps": off.imagined_updates,
         }
     return {"gamma": ppo.gamma}
 

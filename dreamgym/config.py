@@ -53,10 +53,10 @@ class CollectConfig:
         temperature: divides the policy's logits (Eq. 19).
         epsilon: chance of a uniform random action, for policies without logits (DQN, QR-DQN).
         learn_from: the round, counted from 0, from which on the agent plays as it is and learns from these real steps,
-            too (Dyna, Sutton 1991); 0: from dreams alone, as the paper's does. Algorithms that keep a replay buffer of
-            their own (DQN) always do so.
+            too (Dyna, Sutton 1991); 0: from dreams alone, as the paper's does.
         learn_steps: steps in each of those rounds; 0: as in the others.
-        learn_every: real steps that it learns from at once; 0: as many as imagined ones.
+        learn_every: real steps that it learns from at once; 0: as many as imagined ones. Algorithms that keep a replay
+            buffer of their own learn after each (``off_policy.real_updates``).
     """
 
     first_steps: int = 12_800
@@ -162,6 +162,46 @@ class PPOConfig:
 
 
 @dataclass(frozen=True)
+class OffPolicyConfig:
+    """Algorithms that learn from a replay buffer of their own (DQN, QR-DQN; SAC, TQC ... where actions are numbers).
+
+    Their buffer begins with all real experience, random play included, in dreams and in the game.
+
+    Attributes:
+        learning_rate: of Adam.
+        batch_size: of an update.
+        n_steps: rewards that are summed before the value of what follows (Sutton 1988).
+        gamma: discount.
+        real_updates: after each real step that they learn from.
+        imagined_updates: after each step of all dreams.
+        target_every: steps from one small change of the target network (0.5 %) to the next, for DQN and QR-DQN.
+        epsilon: chance of a uniform random action while learning, for DQN and QR-DQN.
+        buffer_size: transitions that are kept at most; the oldest go first.
+    """
+
+    learning_rate: float = 3e-4
+    batch_size: int = 64
+    n_steps: int = 5
+    gamma: float = 0.98
+    real_updates: int = 1
+    imagined_updates: int = 16
+    target_every: int = 8
+    epsilon: float = 0.02
+    buffer_size: int = 500_000
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _at_least(1, batch_size=self.batch_size, n_steps=self.n_steps, buffer_size=self.buffer_size)
+        _at_least(1, real_updates=self.real_updates, imagined_updates=self.imagined_updates)
+        _at_least(1, target_every=self.target_every)
+        for name in ("gamma", "epsilon"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: expected 0 to 1, got {getattr(self, name)}.")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ConfigError(f"learning_rate: expected a finite number of more than 0, got {self.learning_rate}.")
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """What is measured after a round.
 
@@ -223,6 +263,7 @@ class RunConfig:
         fit: fitting the world model.
         dream: the dream.
         ppo: hyperparameters of PPO; other algorithms take of these what they share.
+        off_policy: hyperparameters of algorithms that keep a replay buffer of their own.
         evaluate: what is measured.
         bf16: bfloat16 products when dreaming.
     """
@@ -245,6 +286,7 @@ class RunConfig:
     fit: FitConfig = field(default_factory=FitConfig)
     dream: DreamConfig = field(default_factory=DreamConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     bf16: bool = True
 

@@ -681,6 +681,10 @@ class Fitter:
             self._surprise.update(as_it_is, metrics["latent_steps"].cpu().numpy()[kept])
         return _scalars(metrics)
 
+    def latents(self, replay: Replay) -> npt.NDArray[np.uint8]:
+        """Latents of all records, (n, height, width) uint8, each encoded once for as long as the codec stays."""
+        return self._latents.of(replay)
+
     def _forget_latents(self) -> None:
         for cache in (self._latents, *self._moved_latents):
             cache.forget()

@@ -50,9 +50,10 @@ from dreamgym.report import Record, flat_numbers, rollout_strip, round_line, sum
 from dreamgym.run_folder import Progress, RunFolder, derive_seed, evaluations
 from dreamgym.run_lock import locked
 from dreamgym.run_report import REPORT_FILE, write_report
-from dreamgym.sb3 import VectorEnvAdapter, is_on_policy, lower_rate, make_sb3_env
+from dreamgym.sb3 import VectorEnvAdapter, is_off_policy, is_on_policy, lower_rate, make_sb3_env
 from dreamgym.storage import check_clock, storage_faults
 from dreamgym.terminal import shows_bars
+from dreamgym.transitions import real_transitions, remember
 from dreamgym.world_model import WorldModel, WorldModelConfig
 
 _log = logging.getLogger("dreamgym")
@@ -306,6 +307,7 @@ class _Run:
         if index in config.fresh_agent:
             self.parameters = {}
         agent = self._agent(index, self._dream(index), tensorboard_log=str(self.folder.tensorboard))
+        self._remind(agent)
         try:
             self._learn(agent, steps, f"agent_round_{index}")
         finally:
@@ -522,18 +524,35 @@ class _Run:
         )
         games = SessionGames(session, self.world_model.frame_stack, config.fit.life_loss_ends)
         env = VectorEnvAdapter(RealVectorEnv(dream, builder, games, None, None))
-        imagining = self._agent(index, dream)
-        settings["n_steps"] = together = self._learned_at_once(imagining)
-        if hasattr(imagining, "batch_size"):
-            # Minibatches of one size.
-            settings["batch_size"] = max(size for size in range(1, imagining.batch_size + 1) if together % size == 0)
+        if is_off_policy(config.algo):
+            settings["gradient_steps"] = config.off_policy.real_updates
+        else:
+            imagining = self._agent(index, dream)
+            settings["n_steps"] = together = self._learned_at_once(imagining)
+            if hasattr(imagining, "batch_size"):
+                # Minibatches of one size.
+                sizes = range(1, imagining.batch_size + 1)
+                settings["batch_size"] = max(size for size in sizes if together % size == 0)
         agent = make_agent(config, env, derive_seed(config.seed, "agent in game", index), str(self.device), **settings)
         if self.parameters:
             set_parameters(agent, self.parameters, self.world_model)
+        self._remind(agent)
         return agent
 
+    def _remind(self, agent: Any) -> None:
+        """An algorithm that keeps a replay buffer of its own begins with all real experience in it."""
+        config = self.config
+        if not is_off_policy(config.algo):
+            return
+        past = real_transitions(
+            self.fitter.latents(self.replay), self.replay, config.dream.latent_stack, config.fit.life_loss_ends
+        )
+        if remember(agent.replay_buffer, past) >= config.off_policy.batch_size:
+            agent.learning_starts = 0
+
     def _learns_in_game(self, index: int) -> bool:
-        return self.config.learns_in_game(index) and is_on_policy(self.config.algo)
+        algo = self.config.algo
+        return self.config.learns_in_game(index) and (is_on_policy(algo) or is_off_policy(algo))
 
     def _learned_at_once(self, imagining: Any) -> int:
         """Real steps that an agent learns from together, given that which does so in dreams."""
@@ -547,7 +566,7 @@ class _Run:
         """
         config = self.config
         learning = [index for index in range(config.rounds) if self._learns_in_game(index)]
-        if not learning:
+        if not learning or is_off_policy(config.algo):
             return
         steps, together = config.collected(learning[0]), self._learned_at_once(agent)
         if steps % together:

@@ -1,0 +1,102 @@
+"""Real experience as the transitions that a replay buffer of Stable-Baselines3 keeps.
+
+An algorithm that learns from a buffer of its own can learn from everything that was ever played, random play included,
+and from dreams and the game at once (Dyna, Sutton 1991).
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dreamgym.replay import Replay
+
+
+class Transitions(NamedTuple):
+    """Steps of experience, in order: n of them.
+
+    Attributes:
+        observations: (n, cells, stack) uint8 codes, oldest latent first.
+        next_observations: the same after the step; where an episode ended, the last that was shown.
+        actions: (n, ...).
+        rewards: (n,) float32.
+        terminated: (n,) bool: the episode ended, and nothing is worth anything after it.
+        broken: (n,) bool: what follows in memory does not follow in the game, though something may.
+    """
+
+    observations: npt.NDArray[np.uint8]
+    next_observations: npt.NDArray[np.uint8]
+    actions: npt.NDArray[Any]
+    rewards: npt.NDArray[np.float32]
+    terminated: npt.NDArray[np.bool_]
+    broken: npt.NDArray[np.bool_]
+
+
+def real_transitions(
+    latents: npt.NDArray[np.uint8], replay: Replay, latent_stack: int, life_loss_ends: bool
+) -> Transitions:
+    """What was really played, as agents see it in dreams: rewards by their sign, no stack across two episodes.
+
+    The last step of an episode that is still open is left out: what came of it is not recorded yet.
+
+    Args:
+        latents: (n, height, width) uint8, of every record.
+        replay: the records.
+        latent_stack: latents that an observation shows.
+        life_loss_ends: whether a lost life counts as an end.
+    """
+    spans = replay.iter_episodes()
+    starts = np.concatenate([np.full(stop - start, start) for start, stop in spans] or [np.empty(0, np.int64)])
+    steps = np.arange(len(starts))
+    past = np.maximum(steps[:, None] + np.arange(1 - latent_stack, 1), starts[:, None])
+    observations = latents.reshape(len(latents), -1)[past].transpose(0, 2, 1)
+    last = np.zeros(len(steps), dtype=np.bool_)
+    last[[stop - 1 for _, stop in spans]] = True
+    lost = replay.life_lost_at(steps) if life_loss_ends else np.zeros(len(steps), dtype=np.bool_)
+    terminated, truncated = replay.terminated_at(steps) | lost, replay.truncated_at(steps)
+    whole = ~last | terminated | truncated
+    following = np.where(last, steps, steps + 1)
+    return Transitions(
+        *(np.ascontiguousarray(observations[index]) for index in (steps[whole], following[whole])),
+        replay.actions_at(steps[whole]),
+        np.sign(replay.rewards_at(steps[whole])),
+        terminated[whole],
+        # An open episode's last step is gone, so that the one before it has nothing after it.
+        ((last | np.append((last & ~whole)[1:], False)) & ~terminated)[whole],
+    )
+
+
+def remember(buffer: Any, transitions: Transitions) -> int:
+    """Put transitions at the beginning of an empty replay buffer, as if its envs had played one stretch of them each.
+
+    Args:
+        buffer: Stable-Baselines3's ``ReplayBuffer``, or one built on it.
+        transitions: the newest are kept where the buffer has no room for all.
+
+    Returns:
+        How many it holds now: a multiple of its envs.
+    """
+    envs = buffer.n_envs
+    rows = min(len(transitions.rewards) // envs, buffer.buffer_size)
+    if not rows:
+        return 0
+    broken = transitions.broken.copy()
+    columns: dict[str, npt.NDArray[Any]] = {
+        "observations": transitions.observations,
+        "next_observations": transitions.next_observations,
+        "actions": transitions.actions,
+        "rewards": transitions.rewards,
+        "dones": transitions.terminated | broken,
+        "timeouts": broken,
+    }
+    for name, values in columns.items():
+        target = getattr(buffer, name)
+        stretches = values[len(values) - rows * envs :].reshape(envs, rows, *values.shape[1:])
+        target[:rows] = stretches.swapaxes(0, 1).reshape(rows, *target.shape[1:])
+    # Each stretch goes on in another env's.
+    cut = buffer.dones[rows - 1] == 0
+    buffer.timeouts[rows - 1, cut] = 1
+    buffer.dones[rows - 1, cut] = 1
+    buffer.pos = rows % buffer.buffer_size
+    buffer.full = rows == buffer.buffer_size
+    return rows * envs
