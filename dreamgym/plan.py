@@ -195,8 +195,11 @@ def _costs(probe: "_Probe", seconds: float) -> tuple[Cost, ...]:
     length = probe.episode_length
     dreamt = probe.dream_step(0.5 if seconds else 0.0)
     # A step alone, and an imagined one but for the dream's part: the policy's update.
+    share, off = 1.0, config.off_policy
+    if is_off_policy(config.algo):
+        share = off.real_updates * config.dream.num_envs / off.imagined_updates
     learned = tuple(
-        step + max(0.0, taught - dreamed) for step, taught, dreamed in zip(alone, imagined, dreamt, strict=True)
+        step + share * max(0.0, taught - dreamed) for step, taught, dreamed in zip(alone, imagined, dreamt, strict=True)
     )
     return (
         Cost("collect", "random real steps", config.collect.first_steps, *random_step),

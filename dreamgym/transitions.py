@@ -4,6 +4,7 @@ An algorithm that learns from a buffer of its own can learn from everything that
 and from dreams and the game at once (Dyna, Sutton 1991).
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,7 +50,8 @@ def real_transitions(
     starts = np.concatenate([np.full(stop - start, start) for start, stop in spans] or [np.empty(0, np.int64)])
     steps = np.arange(len(starts))
     past = np.maximum(steps[:, None] + np.arange(1 - latent_stack, 1), starts[:, None])
-    observations = latents.reshape(len(latents), -1)[past].transpose(0, 2, 1)
+    flat = latents.reshape(len(latents), math.prod(latents.shape[1:]))
+    observations = flat[past].transpose(0, 2, 1)
     last = np.zeros(len(steps), dtype=np.bool_)
     last[[stop - 1 for _, stop in spans]] = True
     lost = replay.life_lost_at(steps) if life_loss_ends else np.zeros(len(steps), dtype=np.bool_)

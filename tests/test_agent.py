@@ -62,7 +62,7 @@ def test_other_algorithms_are_set_for_many_short_dreams():
     trpo = agent_of(replace(PPO, algo="TRPO"))
     assert (trpo.n_steps, trpo.batch_size) == (8, 8)
     dqn = agent_of(replace(DQN, imagined_steps=(800,)))
-    assert (dqn.learning_starts, dqn.gradient_steps, dqn.train_freq.frequency) == (200, 4, 1)
+    assert (dqn.learning_starts, dqn.gradient_steps, dqn.train_freq.frequency) == (200, 16, 1)
     assert agent_of(replace(PPO, algo="A2C", ppo=replace(PPO.ppo, gamma=0.5))).gamma == 0.5
 
 

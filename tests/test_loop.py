@@ -298,11 +298,11 @@ def test_real_steps_that_would_be_left_over_are_refused_before_anything_is_playe
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-@pytest.mark.parametrize(("algo", "learns"), [("A2C", True), ("RecurrentPPO", True), ("DQN", False)])
-def test_what_learns_from_its_own_rollouts_learns_in_the_game(tmp_path, algo, learns):
+@pytest.mark.parametrize("algo", ["A2C", "RecurrentPPO", "DQN"])
+def test_whatever_learns_from_single_steps_learns_in_the_game(tmp_path, algo):
     folder = run(learning(algo=algo, rounds=2), tmp_path / "run")
     assert len(Replay.load(folder / "replay")) == 140
-    assert (folder / "checkpoints" / "played-001.pt").is_file() == learns
+    assert (folder / "checkpoints" / "played-001.pt").is_file()
 
 
 FIXED = {"rounds": 4, "codec_updates": (4, 0), "codec": VQVAEConfig(width=2, frame_size=32, stages=3)}
