@@ -33,7 +33,7 @@ from dreamgym.models.candidates import CandidateHead
 from dreamgym.real import make_game_env
 from dreamgym.real_env import make_real_env
 from dreamgym.replay import Replay
-from dreamgym.sb3 import make_sb3_env
+from dreamgym.sb3 import is_off_policy, make_sb3_env
 from dreamgym.simulator import DreamSimulator
 from dreamgym.world_model import WorldModel, WorldModelConfig
 

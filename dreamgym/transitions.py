@@ -59,7 +59,8 @@ def real_transitions(
     whole = ~last | terminated | truncated
     following = np.where(last, steps, steps + 1)
     return Transitions(
-        *(np.ascontiguousarray(observations[index]) for index in (steps[whole], following[whole])),
+        np.ascontiguousarray(observations[whole]),
+        np.ascontiguousarray(observations[following[whole]]),
         replay.actions_at(steps[whole]),
         np.sign(replay.rewards_at(steps[whole])),
         terminated[whole],
