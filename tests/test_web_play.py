@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 from dreamgym.cli import main
 from dreamgym.play_server import BUSY, REFUSED, PlayServer
-from dreamgym.play_web import play_page
+from dreamgym.play_web import play_in_browser, play_page
 
 PHONE, SCREEN = (390, 844), (1280, 800)
 PICTURE = """(() => {
@@ -329,3 +329,38 @@ def test_a_port_that_is_taken_is_told(tiny_run: Path, served: Served, capsys: py
     port = served.host.split(":")[1]
     assert main(["play", str(tiny_run), "--web", "--port", port, "--device", "cpu"]) == 2
     assert f"{port} is taken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wanted", "system", "variables", "opened"),
+    [
+        (True, "linux", {"DISPLAY": ":0"}, True),
+        (True, "linux", {"BROWSER": "firefox"}, True),
+        (True, "linux", {}, False),
+        (True, "darwin", {}, True),
+        (False, "darwin", {}, False),
+    ],
+)
+def test_a_browser_is_opened_where_it_would_be_seen(
+    wanted: bool,
+    system: str,
+    variables: dict[str, str],
+    opened: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(server: PlayServer) -> None:
+        raise KeyboardInterrupt
+
+    asked: list[str] = []
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("dreamgym.play_web.sys.platform", system)
+    monkeypatch.setattr("dreamgym.play_web.webbrowser.open", asked.append)
+    monkeypatch.setattr(PlayServer, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        play_in_browser(cast(Any, None), browser=wanted)
+    (address,) = re.findall(r"http://\S+", capsys.readouterr().out)
+    assert asked == ([address] if opened else [])
