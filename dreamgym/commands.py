@@ -5,14 +5,12 @@ Training, ``plan``, ``data`` and ``info`` are elsewhere.
 Their signatures and docstrings are their ``--help``. What needs torch is imported by the command that needs it.
 """
 
-import importlib.util
 import math
-import os
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
@@ -333,49 +331,56 @@ def _unseen(opened: "_Opened", seed: int) -> "Replay":
 
 def play(
     run: RunOrId,
+    web: Annotated[bool, Flag] = False,
+    port: int = 0,
+    browser: Annotated[bool, Flag] = True,
     horizon: int = 0,
     fps: int = 15,
     zoom: float = 2.0,
     seed: int = 0,
     device: str = "auto",
 ) -> None:
-    """Play inside the dream with the keyboard: w a s d and space, as in ALE's games; close the window to stop.
+    """Play inside the dream, and in the real game from the same moment, with the keyboard.
+
+    Keys are those of ALE's games: w a s d and space; besides: r begins anew, p pauses, n takes a single step, m saves a
+    moment, f goes back to it and on with other chance, x switches between the dream and the real game where the dream
+    branched off from it. Close the window to stop, or press Ctrl-C.
 
     Args:
         run: a run folder, a dream's file, or the id of a dream.
+        web: play in a browser instead of a window: a page for this machine alone, at an address with a secret in it.
+        port: of that page; 0 takes one that is free.
+        browser: open the page; without it, or where there is no display, its address is only printed.
         horizon: steps after which the dream starts anew; 0 lets it go on until the game ends.
         fps: steps a second; the game itself runs at 15.
-        zoom: size of the window; 1 is 384 by 384.
-        seed: of the dream.
+        zoom: size of the window; 1 is about 384 pixels wide.
+        seed: of the dream and of the game.
         device: auto, cpu, cuda or cuda:<index>.
     """
+    from dreamgym.play_server import require_web
+    from dreamgym.play_session import PlaySession
+    from dreamgym.play_web import play_in_browser
+    from dreamgym.play_window import play_in_window, require_window
+
     _at_least(1, fps=fps)
     _at_least(0, seed=seed, horizon=horizon)
     if not 0 < zoom < math.inf:
         raise InvalidInputError(f"zoom: expected a finite number of more than 0, got {zoom}.")
-    if importlib.util.find_spec("pygame") is None:
-        raise ConfigError("play needs pygame: pip install 'dreamgym[play]'.")
-    import gymnasium.utils.play as keyboard
-
-    from dreamgym.envs import DreamEnv
-
+    if not 0 <= port <= 65_535:
+        raise InvalidInputError(f"port: expected 0 to 65535, got {port}.")
+    if not web and (port or not browser):
+        raise InvalidInputError("port, no-browser: expected with --web only, which was not given; add it.")
+    (require_web if web else require_window)()
     opened = _open(run, device)
-    if opened.dream.world_model.config.continuous:
-        raise ConfigError(
-            "play: expected a game with discrete actions; this one's are continuous, keys cannot say them."
-        )
-    _check_display()
-    env = DreamEnv(
-        checkpoint=opened.dream,
-        device=str(opened.device),
-        horizon=horizon or math.inf,
-        seed=seed,
-        render_mode="rgb_array",
-    )
-    keys, meanings = _keys(opened.dream)
-    named = {"+".join("space" if key == " " else key for key in pressed): act for pressed, act in keys.items()}
-    print("keys: " + ", ".join(f"{pressed} = {meanings[action]}" for pressed, action in named.items()))
-    keyboard.play(env, fps=fps, zoom=zoom, keys_to_action=cast(Any, keys), seed=seed, noop=0)
+    session = PlaySession(opened.dream, horizon=horizon or None, seed=seed)
+    try:
+        print(f"keys: {session.keys.words()}")
+        if web:
+            play_in_browser(session, port=port, fps=fps, browser=browser)
+        else:
+            play_in_window(session, fps, zoom)
+    finally:
+        session.close()
 
 
 def export(
@@ -503,31 +508,6 @@ def pull(
     print(
         f"  a dream of {done.facts.get('game')}, {done.facts['bytes']:,} bytes, checked; what it is: dreamgym info FILE"
     )
-
-
-def _check_display() -> None:
-    """Without a display SDL falls back to a window that nobody sees, and play would never end."""
-    import pygame
-
-    pygame.display.init()
-    if pygame.display.get_driver() in ("dummy", "offscreen") and "SDL_VIDEODRIVER" not in os.environ:
-        raise ConfigError(
-            "play needs a display, there is none. For a video instead: dreamgym compare RUN --out FILE.mp4"
-        )
-
-
-def _keys(dream: "Dream") -> tuple[dict[tuple[str, ...], int], list[str]]:
-    """Which keys mean which action (the game's own, else the digits), and what the actions are called."""
-    from dreamgym.real import make_game_env
-
-    count = dream.world_model.num_actions
-    game = make_game_env(dream.world_model.config.game)
-    try:
-        return dict(game.get_wrapper_attr("get_keys_to_action")()), game.get_wrapper_attr("get_action_meanings")()
-    except AttributeError:
-        return {(str(action),): action for action in range(min(10, count))}, [f"action {i}" for i in range(count)]
-    finally:
-        game.close()
 
 
 class _Opened(NamedTuple):

@@ -16,12 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-_STYLE = """
+COLOURS = """
 :root { color-scheme: light dark; --ground: #fff; --card: #f6f7f9; --ink: #1b1f24; --soft: #57606a; --rule: #d5dae0;
   --c0: #0b62b5; --c1: #b4490a; --c2: #0b7a55; --c3: #8b3f9e; --c4: #7d5c00; --c5: #b3265a; }
 @media (prefers-color-scheme: dark) {
   :root { --ground: #12161b; --card: #1b2129; --ink: #e6eaef; --soft: #a3adb8; --rule: #39424d;
     --c0: #6db3f5; --c1: #f09a5f; --c2: #57c9a0; --c3: #cf9ae0; --c4: #d9b84a; --c5: #f08bb0; } }
+"""
+"""Colours in light and in dark, as variables of a style sheet."""
+
+_STYLE = """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--ground); color: var(--ink);
@@ -99,7 +103,7 @@ def page(title: str, lead: str, sections: Sequence[str]) -> str:
         lead: HTML below the title.
         sections: HTML, as of :func:`section`.
     """
-    return _PAGE.format(title=escape(title), style=_STYLE, lead=lead, sections="".join(sections))
+    return _PAGE.format(title=escape(title), style=COLOURS + _STYLE, lead=lead, sections="".join(sections))
 
 
 def section(title: str, *content: str) -> str:

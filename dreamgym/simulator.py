@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -18,7 +19,11 @@ from dreamgym.warm_starts import WarmStarts
 
 if TYPE_CHECKING:
     from dreamgym.checkpoint import StartStates
+    from dreamgym.models.dynamics import Prediction
     from dreamgym.world_model import WorldModel
+
+Watch = Callable[["Prediction", Tensor], None]
+"""Sees what a step predicted, given its reward, and the latents (num_envs, height, width) int64 that were drawn."""
 
 
 class StepResult(NamedTuple):
@@ -94,6 +99,7 @@ class DreamSimulator:
         stagger: draw the first ages of a full reset from 0..horizon-1, so that not all dreams end in the same step.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...; None leaves the world model where it is.
         seed: of all streams; None draws one from the operating system.
+        watch: called in every step with what it predicted and what was drawn of that; it may not change either.
 
     Raises:
         ConfigError: a setting is outside its range.
@@ -114,6 +120,7 @@ class DreamSimulator:
         stagger: bool = False,
         device: str | torch.device | None = None,
         seed: int | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Check the settings and move the world model and the start states to the device."""
         _check_choice("reward", reward, ("expected", "sampled"))
@@ -133,6 +140,7 @@ class DreamSimulator:
         self.temperature = temperature
         self.horizon_as = horizon_as
         self.stagger = stagger
+        self._watch = watch
         self._starts = WarmStarts(self.world_model, starts, self.device)
         if latent_stack > self._starts.context:
             raise ConfigError(
@@ -253,6 +261,8 @@ class DreamSimulator:
         # Without chance what is likely comes, whatever was drawn.
         by_chance = self.reward_mode == "sampled" or self.temperature > 0
         latent = self.world_model.draw_latent(prediction, drawn, self.temperature, reward if by_chance else None)
+        if self._watch is not None:
+            self._watch(self.world_model.dynamics.given_reward(prediction, reward) if by_chance else prediction, latent)
         if self.reward_mode == "expected":
             reward = prediction.expected_reward()
         if by_chance:

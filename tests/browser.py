@@ -24,6 +24,8 @@ FLAGS = (
     "--window-size=1280,900",
 )
 
+REQUESTS = ("Network.requestWillBeSent", "Network.webSocketCreated")
+
 
 class Browser:
     """One page at a time, in light or in dark, as wide as a phone or a screen."""
@@ -31,9 +33,9 @@ class Browser:
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
-    def open(self, page: Path) -> None:
+    def open(self, page: Path | str) -> None:
         self.driver.get_log("browser"), self.driver.get_log("performance")
-        self.driver.get(page.as_uri())
+        self.driver.get(page if isinstance(page, str) else page.as_uri())
 
     def run(self, script: str) -> Any:
         return self.driver.execute_script(script)
@@ -59,8 +61,8 @@ class Browser:
     def asked(self) -> list[str]:
         """What was requested since then, but for what lies in the page itself."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        return [url for url in urls if not url.startswith("data:")]
+        asks = [e["params"].get("request", e["params"]) for e in events if e["method"] in REQUESTS]
+        return [ask["url"] for ask in asks if not ask["url"].startswith("data:")]
 
 
 @contextmanager

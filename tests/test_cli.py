@@ -21,7 +21,6 @@ from gymnasium import spaces
 import dreamgym.evaluate
 import dreamgym.fidelity
 import dreamgym.loop
-from dreamgym import commands
 from dreamgym.checkpoint import save_dream
 from dreamgym.cli import COMMANDS, main
 from dreamgym.config import RunConfig, make_config
@@ -465,6 +464,12 @@ class Lamp(gym.Env[Any, Any]):
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
 
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return self.observation_space.low, {}
+
+    def step(self, action: Any) -> Any:
+        return self.observation_space.high, 0.0, False, False, {}
+
 
 def test_play_without_a_display_ends_at_once(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -472,7 +477,8 @@ def test_play_without_a_display_ends_at_once(
     monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
     monkeypatch.setattr("pygame.display.get_driver", lambda: "offscreen")
     assert main(["play", str(tiny_run), "--device", "cpu"]) == 2
-    assert "dreamgym compare" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "dreamgym compare" in said and "--web" in said
 
 
 def test_play_gives_digits_to_games_without_keys(
@@ -483,12 +489,15 @@ def test_play_gives_digits_to_games_without_keys(
     dream.world_model.config = dataclasses.replace(dream.world_model.config, game="Lamp-v0")
     save_dream(tmp_path, dream)
     monkeypatch.setitem(gym.registry, "Lamp-v0", gym.envs.registration.EnvSpec("Lamp-v0", entry_point=Lamp))
-    monkeypatch.setattr("gymnasium.utils.play.play", lambda env, **settings: env.close())
+    monkeypatch.setattr("dreamgym.play_window.play_in_window", lambda session, fps, zoom: session.tick())
     assert main(["play", str(tmp_path), "--device", "cpu"]) == 0
     assert "keys: 0 = action 0, 1 = action 1" in capsys.readouterr().out
 
 
-def test_play_refuses_continuous_actions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_play_refuses_continuous_actions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     dream = make_tiny_dream()
     dream.world_model.config = dataclasses.replace(dream.world_model.config, continuous=True)
     dream.starts = dream.starts._replace(actions=torch.zeros(40, 8, 6))
@@ -497,12 +506,28 @@ def test_play_refuses_continuous_actions(tmp_path: Path, capsys: pytest.CaptureF
     assert "discrete actions" in capsys.readouterr().err
 
 
-def test_play_without_pygame_says_how_to_install_it(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("options", "extra"), [((), "play"), (("--web",), "web")])
+def test_play_without_its_library_says_how_to_install_it(
+    options: tuple[str, ...],
+    extra: str,
+    tiny_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: None)
-    assert main(["play", str(tiny_run)]) == 2
-    assert "pip install 'dreamgym[play]'" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["play", str(tiny_run), *options]) == 2
+    assert f"pip install 'dreamgym[{extra}]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(("--port", "80"), "--web"), (("--no-browser",), "--web"), (("--web", "--port", "70000"), "0 to 65535")],
+)
+def test_play_refuses_options_that_cannot_be(
+    options: tuple[str, ...], said: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["play", str(tiny_run), *options]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_folder_that_is_a_file_is_a_fault_without_a_traceback(tmp_path, capsys):

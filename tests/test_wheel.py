@@ -68,7 +68,12 @@ def wheel(tree: Path) -> Path:
 
 def test_the_wheel_holds_the_package_and_the_dreams_in_it_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"dreamgym/weights/Pong.safetensors", "dreamgym/py.typed", "dreamgym/export.py"} <= names
+    assert {
+        "dreamgym/weights/Pong.safetensors",
+        "dreamgym/py.typed",
+        "dreamgym/play.html",
+        "dreamgym/export.py",
+    } <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dreamgym"}
 
 

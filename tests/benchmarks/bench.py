@@ -24,6 +24,7 @@ from dreamgym.evaluate import RandomPolicy
 from dreamgym.fit import Fitter
 from dreamgym.hardware import describe_machine, matmul_rates
 from dreamgym.latents import encode_replay
+from dreamgym.play_session import PlaySession
 from dreamgym.real import make_game_env
 from dreamgym.replay import Replay
 from dreamgym.sb3 import make_sb3_env
@@ -96,6 +97,13 @@ class Bench:
         actions = torch.zeros(envs, dtype=torch.int64, device=self.device)
         return self.rate(envs, lambda: simulator.step(actions))
 
+    def played(self) -> float:
+        """Frames of a person's dream: steps, their uncertainty and their pictures, without what shows them."""
+        session = PlaySession(self.dream, seed=0)
+        rate = self.rate(1, lambda: (session.tick(), session.view()))
+        session.close()
+        return rate
+
     def encode(self) -> float:
         """Frames encoded, 256 at once."""
         frames = self.replay.frames_at(np.arange(256), self.model.frame_stack)
@@ -151,6 +159,7 @@ def main(args: Args) -> None:
     bench = Bench(config, device, args)
     rates = {"real game, steps": bench.collected}
     rates |= {f"dream, {envs} at once, steps": bench.dream_step(envs) for envs in args.envs}
+    rates["played by a person, frames"] = bench.played()
     rates |= {"encode, frames": bench.encode(), "decode, frames": bench.decode()}
     rates |= bench.fit()
     rates[f"{config.algo} in {config.dream.num_envs} dreams, steps"] = bench.agent()
