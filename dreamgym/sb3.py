@@ -426,9 +426,10 @@ def policy_kwargs_for(env: VecEnv, network: NetworkName = "paper", algorithm: st
         "features_extractor_kwargs": arguments,
         "net_arch": [],
         "activation_fn": nn.LeakyReLU,
-        # One pass over the weights instead of eight: on a CPU a sixth of the time.
-        "optimizer_kwargs": {"fused": True},
     }
+    if _algorithm(algorithm) is not sb3_contrib.ARS:
+        # One pass over the weights instead of eight: on a CPU a sixth of the time. ARS has no optimizer.
+        kwargs["optimizer_kwargs"] = {"fused": True}
     if issubclass(_algorithm(algorithm), OnPolicyAlgorithm):
         kwargs |= {"ortho_init": False, "optimizer_kwargs": {"eps": 1e-8, "fused": True}}
     return kwargs
