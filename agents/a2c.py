@@ -30,7 +30,7 @@ class Args:
     """real episodes to score with"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>"""
-    network: Literal["paper", "light"] = "paper"
+    network: Literal["paper", "light"] = "light"
     """the policy's: the paper's, or one about four times smaller"""
     learning_rate: float = 7e-4
     """of RMSprop"""

@@ -25,7 +25,7 @@ class Args:
     """wall time to train for, if no limit of steps is reached before"""
     seed: int = 0
     """of the dreams, of the algorithm and of the evaluation"""
-    n_envs: int = 64
+    n_envs: int = 32
     """dreams stepped at once"""
     episodes: int = 32
     """real episodes to score with"""
@@ -37,8 +37,10 @@ class Args:
     """size of a step, in units of the spread of returns"""
     noise: float = 0.02
     """standard deviation of what is added to and taken from all weights"""
-    directions: int = 16
+    directions: int = 8
     """pairs of policies compared before each step"""
+    best: int = 4
+    """pairs that the step is made of"""
 
 
 def main(args: Args) -> Score:
@@ -47,7 +49,8 @@ def main(args: Args) -> Score:
     env = dreamgym.make_sb3_env(
         args.dream, args.n_envs, observation="codes", device=args.device, seed=args.seed, stagger=False
     )
-    settings = {"n_delta": args.directions, "learning_rate": args.learning_rate, "delta_std": args.noise}
+    settings: dict[str, float] = {"n_delta": args.directions, "n_top": min(args.best, args.directions)}
+    settings |= {"learning_rate": args.learning_rate, "delta_std": args.noise}
     settings["n_eval_episodes"] = args.n_envs
     model = make_algorithm("ARS", env, args.seed, args.device, network=args.network, **settings)
     steps = args.steps or (1_000_000 if args.minutes == math.inf else 10**9)

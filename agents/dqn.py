@@ -18,48 +18,44 @@ class Args:
 
     dream: str = "Dream-Pong-v0"
     """id of a dream, run folder or file"""
-    steps: int = 200_000
-    """imagined steps to train for"""
+    steps: int | None = None
+    """imagined steps to train for; by default 1,000,000, or with --minutes as many as they allow"""
     minutes: float = math.inf
-    """wall time after which training ends, whatever steps are left"""
+    """wall time to train for, if no limit of steps is reached before"""
     seed: int = 0
     """of the dreams, of the algorithm and of the evaluation"""
-    n_envs: int = 16
+    n_envs: int = 64
     """dreams stepped at once"""
     episodes: int = 32
     """real episodes to score with"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>"""
-    network: Literal["paper", "light"] = "paper"
+    network: Literal["paper", "light"] = "light"
     """the policy's: the paper's, or one about four times smaller"""
-    learning_rate: float = 2.5e-4
+    learning_rate: float = 3e-4
     """of Adam"""
     buffer: int = 200_000
     """imagined steps kept for replay"""
+    epsilon: float = 0.02
+    """chance of a random action: the same throughout, as time may end training"""
 
 
 def main(args: Args) -> Score:
     """Train, score, and print both."""
     # Codes are small to store and to move; the policy looks them up in the dream's codebook.
     env = dreamgym.make_sb3_env(args.dream, args.n_envs, observation="codes", device=args.device, seed=args.seed)
-    model = make_algorithm(
-        "DQN",
-        env,
-        args.seed,
-        args.device,
-        network=args.network,
-        buffer_size=args.buffer,
-        learning_starts=min(5_000, args.steps // 4),
-        batch_size=128,
-        train_freq=1,
-        gradient_steps=4,
-        target_update_interval=5_000,
-        learning_rate=args.learning_rate,
-    )
-    print(f"DQN on {model.device}: up to {args.steps:,} imagined steps, up to {args.minutes:g} min")
+    steps = args.steps or (1_000_000 if args.minutes == math.inf else 10**9)
+    settings: dict[str, float] = {"batch_size": 64, "train_freq": 1, "gradient_steps": 16}
+    settings |= {"n_steps": 5, "gamma": 0.98, "learning_rate": args.learning_rate}
+    settings |= {"buffer_size": args.buffer, "learning_starts": min(5_000, steps // 4)}
+    # A small change of the target network after each step of all dreams.
+    settings |= {"tau": 0.005, "target_update_interval": args.n_envs}
+    settings |= {"exploration_initial_eps": args.epsilon, "exploration_final_eps": args.epsilon}
+    model = make_algorithm("DQN", env, args.seed, args.device, network=args.network, **settings)
+    print(f"DQN on {model.device}: up to {steps:,} imagined steps, up to {args.minutes:g} min")
     began = time.monotonic()
     limit = began + 60 * args.minutes
-    model.learn(args.steps, callback=lambda *_: time.monotonic() < limit, progress_bar=True)
+    model.learn(steps, callback=lambda *_: time.monotonic() < limit, progress_bar=True)
     trained = time.monotonic() - began
 
     real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation="codes", device=args.device)

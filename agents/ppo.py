@@ -30,9 +30,9 @@ class Args:
     """real episodes to score with"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>"""
-    network: Literal["paper", "light"] = "paper"
+    network: Literal["paper", "light"] = "light"
     """the policy's: the paper's, or one about four times smaller"""
-    learning_rate: float = 2.5e-4
+    learning_rate: float = 6e-4
     """of Adam"""
     entropy: float = 0.01
     """weight of the entropy bonus"""

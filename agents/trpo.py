@@ -30,7 +30,7 @@ class Args:
     """real episodes to score with"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>"""
-    network: Literal["paper", "light"] = "paper"
+    network: Literal["paper", "light"] = "light"
     """the policy's: the paper's, or one about four times smaller"""
     target_kl: float = 0.01
     """how far a step may take the policy, in nats"""

@@ -39,7 +39,8 @@ def load(name: str) -> Any:
 
 
 def test_every_recipe_is_tested() -> None:
-    assert {path.stem for path in AGENTS.glob("*.py")} == set(SETTINGS)
+    # The table of all recipes has tests of its own.
+    assert {path.stem for path in AGENTS.glob("*.py")} - {"table"} == set(SETTINGS)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
