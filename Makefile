@@ -13,7 +13,8 @@ MINUTES ?= 30
 
 # Two workers with one thread each: tests are many small operations, which threads only slow down.
 TEST_JOBS ?= 2
-TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy DREAMGYM_RUN=$(abspath $(SMOKE))
+# Notebooks take DREAMGYM_MINUTES: less than one only shows that they run.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy DREAMGYM_RUN=$(abspath $(SMOKE)) DREAMGYM_MINUTES=0.05
 
 .DEFAULT_GOAL := help
 .PHONY: help venv dream ship wheel docs test soak lint smoke browser bench clean
@@ -24,7 +25,7 @@ help:
 	@echo "make ship    put the finished run in $(OUT) into the package, as the dream that $(GAME)'s id finds after an install"
 	@echo "make wheel   build dist/: the wheel and the source distribution, shipped dreams included"
 	@echo "make docs    build/docs: the documentation as pages, from docs/ and the docstrings"
-	@echo "make test    lint, types, tests with coverage, notebook"
+	@echo "make test    lint, types, tests with coverage, notebooks"
 	@echo "make soak    runs and dreams under ill-treatment for MINUTES=$(MINUTES), at random from SEED= (printed if not given)"
 	@echo "make bench   speed of this machine and of the dream on it"
 	@echo "make lint    ruff and pyright alone"

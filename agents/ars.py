@@ -57,11 +57,14 @@ def main(args: Args) -> Score:
     print(f"ARS on {model.device}: up to {steps:,} imagined steps, up to {args.minutes:g} min")
     began = time.monotonic()
     limit = began + 60 * args.minutes
+    played = 0
     with tqdm(total=steps, unit="step") as bar:
         # ARS does not stop when its callback says so: each call makes one update.
-        while model.num_timesteps < steps and time.monotonic() < limit:
+        while played < steps and time.monotonic() < limit:
             model.learn(1, reset_num_timesteps=False)
-            bar.update(model.num_timesteps - bar.n)
+            # It counts the step of each dream as one of all.
+            played = model.num_timesteps // args.n_envs
+            bar.update(played - bar.n)
     trained = time.monotonic() - began
 
     real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation="codes", device=args.device)
@@ -69,7 +72,7 @@ def main(args: Args) -> Score:
     chance = random_score(env.dream.world_model.config.game, args.episodes, args.seed)
     print(
         f"real score {score.mean:.1f} (95 % {score.low:.1f} to {score.high:.1f}, {args.episodes} episodes), "
-        f"random {chance.mean:.1f}; {model.num_timesteps:,} imagined steps in {trained / 60:.1f} min"
+        f"random {chance.mean:.1f}; {played:,} imagined steps in {trained / 60:.1f} min"
     )
     return score
 

@@ -124,7 +124,7 @@ def read_hyperparams(file: Path, recipe: str, environment: str) -> Facts:
     return settings
 
 
-def train(recipe: str, settings: Mapping[str, Any], dream: Dream, args: Args) -> tuple[BaseAlgorithm, float]:
+def train(recipe: str, settings: Mapping[str, Any], dream: Dream, args: Args) -> tuple[BaseAlgorithm, int, float]:
     """Train an algorithm from nothing.
 
     Args:
@@ -134,14 +134,14 @@ def train(recipe: str, settings: Mapping[str, Any], dream: Dream, args: Args) ->
         args: seed, device and minutes.
 
     Returns:
-        The algorithm and the seconds that it trained for.
+        The algorithm, the imagined steps and the seconds that it trained for.
 
     Raises:
         ConfigError: the algorithm has no such hyperparameter.
     """
     given = dict(settings)
     num_envs, steps = given.pop("n_envs"), given.pop("n_timesteps")
-    staged = {"observation": "codes", "device": args.device, "seed": args.seed}
+    staged: dict[str, Any] = {"observation": "codes", "device": args.device, "seed": args.seed}
     # ARS's candidates play whole dreams: those of one age end together.
     env = dreamgym.make_sb3_env(dream, num_envs, stagger=recipe != "ars", **staged)
     model = make_algorithm(ALGORITHMS[recipe], env, args.seed, args.device, **given)
@@ -149,12 +149,16 @@ def train(recipe: str, settings: Mapping[str, Any], dream: Dream, args: Args) ->
     began = time.monotonic()
     limit = began + 60 * args.minutes
     if recipe == "ars":
+        played = 0
         # It does not stop when its callback says so: each call makes one update.
-        while model.num_timesteps < steps and time.monotonic() < limit:
+        while played < steps and time.monotonic() < limit:
             model.learn(1, reset_num_timesteps=False)
+            # It counts the step of each dream as one of all.
+            played = model.num_timesteps // num_envs
     else:
         model.learn(steps, callback=lambda *_: time.monotonic() < limit, progress_bar=sys.stderr.isatty())
-    return model, time.monotonic() - began
+        played = model.num_timesteps
+    return model, played, time.monotonic() - began
 
 
 def measure(recipe: str, settings: Mapping[str, Any], dream: Dream, args: Args, random: Score) -> Facts:
@@ -175,7 +179,7 @@ def measure(recipe: str, settings: Mapping[str, Any], dream: Dream, args: Args, 
     """
     place = resolve_device(args.device)
     rates = matmul_rates(place)
-    model, seconds = train(recipe, settings, dream, args)
+    model, played, seconds = train(recipe, settings, dream, args)
     real = dreamgym.make_real_env(dream, min(8, args.episodes), observation="codes", device=args.device)
     try:
         score = evaluate_real(model, real, args.episodes, args.seed, progress=True)
@@ -185,7 +189,7 @@ def measure(recipe: str, settings: Mapping[str, Any], dream: Dream, args: Args, 
         "algorithm": ALGORITHMS[recipe],
         "score": score.as_dict(),
         "above_random": standard_errors_above(score, random),
-        "imagined_steps": model.num_timesteps,
+        "imagined_steps": played,
         "minutes": seconds / 60,
         "hyperparameters": {name: getattr(value, "__name__", value) for name, value in settings.items()},
         "device": str(place),
@@ -265,6 +269,7 @@ def markdown(table: Facts) -> str:
     machines: dict[str, list[str]] = {}
     for row in rows:
         score, rates, above = row["score"], row["matmul_gflops"], row["above_random"]
+        commit, dash, changed = str(row["commit"] or row["version"]).partition("-")
         cells = (
             row["algorithm"],
             f"**{score['mean']:.1f}**",
@@ -275,7 +280,7 @@ def markdown(table: Facts) -> str:
             f"{row['minutes']:.1f}",
             f"{rates['float32']:,.0f}, {rates['bfloat16']:,.0f}",
             row["date"],
-            str(row["commit"] or row["version"])[:7],
+            f"{commit[:7]}{dash}{changed}",
         )
         lines.append(f"| {' | '.join(cells)} |")
         machines.setdefault(row["machine"], []).append(row["algorithm"])

@@ -10,6 +10,7 @@ import yaml
 from test_agents import AGENTS, load
 
 import dreamgym
+from dreamgym.checkpoint import load_dream
 from dreamgym.evaluate import Score
 from dreamgym.sb3 import FeaturesARSPolicy
 
@@ -266,6 +267,13 @@ def test_a_recipe_trains_with_the_hyperparameters_of_the_file(
     assert seen[:2] == seen[2:]
     assert f"up to {settings['n_timesteps']:,} imagined steps" in capsys.readouterr().out
     assert policy == {"recurrent_ppo": "MlpLstmPolicy", "ars": FeaturesARSPolicy}.get(recipe, "MlpPolicy")
+
+
+def test_the_steps_of_ars_are_those_that_its_dreams_took(smoke_run: Path) -> None:
+    settings = {"n_envs": 4, "n_timesteps": 1, "network": "light", "n_delta": 1, "n_top": 1, "n_eval_episodes": 4}
+    _, played, _ = TABLE.train("ars", settings, load_dream(smoke_run), TABLE.Args(minutes=float("inf"), device="cpu"))
+    # Two candidates, each in four dreams of ten steps; one that the game ends is shorter.
+    assert 40 < played <= 80
 
 
 def test_the_file_has_the_hyperparameters_of_every_recipe_and_no_others() -> None:

@@ -139,6 +139,21 @@ def test_the_citation_names_the_project_and_the_papers():
     assert [author["family-names"] for author in robine] == ["Robine", "Uelwer", "Harmeling"]
 
 
+@pytest.mark.parametrize("name", ["train_in_a_dream", "what_the_dream_gets_wrong"])
+def test_a_notebook_comes_with_outputs_that_tell_nothing_of_where_they_were_made(name: str):
+    file = ROOT / "notebooks" / f"{name}.ipynb"
+    assert file.stat().st_size < 1e6
+    cells = [cell for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert all(cell["outputs"] or cell is cells[-1] for cell in cells if "print(" in "".join(cell["source"]))
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    # Warnings and errors come as stderr.
+    assert {output["output_type"] for output in outputs} <= {"stream", "display_data"}
+    assert {output["name"] for output in outputs if output["output_type"] == "stream"} == {"stdout"}
+    texts = "".join(line for output in outputs for line in output.get("text", []))
+    assert re.findall(r"(?<![\w.])/\w+/\S*|[A-Z]:\\\\\S*", texts) == []
+
+
 def test_the_notebook_on_codecs_holds_the_guides_codec_and_its_outputs():
     cells = json.loads((ROOT / "notebooks" / "write_your_own_codec.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
