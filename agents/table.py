@@ -285,7 +285,7 @@ def markdown(table: Facts) -> str:
         lines.append(f"| {' | '.join(cells)} |")
         machines.setdefault(row["machine"], []).append(row["algorithm"])
     dream = table["dream"]
-    limit = "the steps" if table["minutes"] is None else f"{table['minutes']:g} minutes"
+    limit = "the steps" if table["minutes"] is None else f"{table['minutes']:g} min"
     places = "; ".join(f"{', '.join(names)} on {machine}" for machine, names in machines.items())
     if len(machines) == 1:
         places = f"on {next(iter(machines))}"

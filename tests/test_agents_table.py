@@ -89,7 +89,7 @@ def test_the_table_stands_in_markdown_and_between_the_marks_of_the_readme(made: 
     assert {row.split(" | ")[0] for row in rows} == {"| PPO", "| A2C"}
     scores = [float(row.split("**")[1]) for row in rows]
     assert scores == sorted(scores, reverse=True)
-    assert "0.02 minutes" in text and "smoke, 900 real steps" in text
+    assert "0.02 min in " in text and "smoke, 900 real steps" in text
     assert (made / "README.md").read_text() == TEXT.replace("old", text.strip())
 
 
