@@ -50,8 +50,7 @@ def main(args: Args) -> Score:
         args.dream, args.n_envs, observation="codes", device=args.device, seed=args.seed, stagger=False
     )
     settings: dict[str, float] = {"n_delta": args.directions, "n_top": min(args.best, args.directions)}
-    settings |= {"learning_rate": args.learning_rate, "delta_std": args.noise}
-    settings["n_eval_episodes"] = args.n_envs
+    settings |= {"learning_rate": args.learning_rate, "delta_std": args.noise, "n_eval_episodes": args.n_envs}
     model = make_algorithm("ARS", env, args.seed, args.device, network=args.network, **settings)
     steps = args.steps or (1_000_000 if args.minutes == math.inf else 10**9)
     print(f"ARS on {model.device}: up to {steps:,} imagined steps, up to {args.minutes:g} min")
