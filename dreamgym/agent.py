@@ -51,7 +51,11 @@ def make_agent(config: RunConfig, env: VectorEnvAdapter, seed: int | None, devic
         ConfigError: no such algorithm, or it cannot act in this env.
     """
     arguments = {**_hyperparameters(config, env.num_envs), **settings}
-    return make_algorithm(config.algo, env, seed, device, network=config.network, **arguments)
+    agent: Any = make_algorithm(config.algo, env, seed, device, network=config.network, **arguments)
+    if hasattr(agent, "exploration_rate"):
+        # As after learning; it begins at 0, and of a sure player's 32 games in an emulator five are different.
+        agent.exploration_rate = config.off_policy.epsilon
+    return agent
 
 
 def _hyperparameters(config: RunConfig, num_envs: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dreamgym.agent import (
     set_parameters,
 )
 from dreamgym.checkpoint import Dream, save_dream
-from dreamgym.config import PPOConfig, RunConfig
+from dreamgym.config import OffPolicyConfig, PPOConfig, RunConfig
 from dreamgym.errors import CheckpointError, ConfigError, MissingWeightsError
 from dreamgym.run_folder import RunFolder
 from dreamgym.sb3 import codebook_of, make_sb3_env
@@ -99,8 +99,15 @@ def test_exploring_leaves_no_hook_behind_even_when_the_policy_fails():
     assert not agent.policy.action_net._forward_hooks
 
 
+def test_an_agent_that_remembers_acts_before_it_learns_as_it_does_afterwards():
+    agent = agent_of(replace(DQN, off_policy=OffPolicyConfig(epsilon=0.125, batch_size=4)))
+    assert agent.exploration_rate == 0.125
+    agent.learn(8)
+    assert agent.exploration_rate == 0.125
+
+
 def test_a_policy_without_logits_explores_by_chance():
-    agent = agent_of(DQN)
+    agent = agent_of(replace(DQN, off_policy=OffPolicyConfig(epsilon=0.0)))
     seen = observe(agent, 2000)
     greedy, _ = ExploringPolicy(agent, 2.0, 0.0, 0).predict(seen)
     assert len(set(greedy.tolist())) == 1

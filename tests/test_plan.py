@@ -23,17 +23,16 @@ def small(**changes):
 
 def test_a_plan_counts_what_the_presets_do():
     counts = _counts(make_config("laptop", "Pong", 0))
-    assert (counts["collected"], counts["learned"]) == (4 * 6_000, 48_000)
+    assert (counts["collected"], counts["learned"]) == (0, 2 * 44_800)
     assert counts["codec"] == 700
     # The codec is fitted once: each frame is encoded once.
     assert counts["encoded"] == 102_400
-    # 1,024 moments of eight frames after each fit and before each training, at two scores, at the end and, drawn from
-    # all experience, for the dream that is handed on.
-    assert counts["starts"] == (2 * 6 + 2 + 1) * 8_192
+    # 1,024 moments of eight frames after each fit and before each training, at two scores and at the end.
+    assert counts["starts"] == (2 * 3 + 2 + 1) * 8_192
     assert counts["held_out"] == 8
-    assert counts["dynamics"] == 1_500 + 4 * 600 + 2_000
-    assert counts["imagined"] == 200_000 + 3 * 100_000 + 500_000
-    # Scored after the fifth and the sixth round.
+    assert counts["dynamics"] == 200 + 2_500 + 2_000
+    assert counts["imagined"] == 200_000
+    # Scored after the second and the third round.
     assert counts["episodes"] == 8 + 32
     smoke = _counts(make_config("smoke", "Pong", 0))
     assert smoke["encoded"] == 600 + 900
