@@ -22,7 +22,7 @@ from dreamgym.commands import compare, evaluate, export, play, pull, push, repor
 from dreamgym.data_commands import export_data, import_data
 from dreamgym.errors import ConfigError, DreamgymError, HubError, InvalidInputError, SickRunError, StorageError
 from dreamgym.info import info
-from dreamgym.interrupts import Interrupted, stops_on_signals
+from dreamgym.interrupts import Interrupted, stops_on_signals, unmasked
 from dreamgym.listing import list_dreams
 from dreamgym.terminal import let_go_of_stdout, prepare_output, print_json, wide_enough
 
@@ -161,7 +161,8 @@ def _train(arguments: Sequence[str]) -> Callable[..., None]:
         if resume and RunFolder(folder).progress().round >= config.rounds:
             print(f"{folder} is finished; its results once more:")
         try:
-            run(replace(config, game=resolve_game(config.game)), folder, resume=resume, device=device)
+            with unmasked():
+                run(replace(config, game=resolve_game(config.game)), folder, resume=resume, device=device)
         except KeyboardInterrupt as interrupt:
             number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
             raise Interrupted(RunFolder(folder).how_to_go_on(device), number) from interrupt

@@ -333,7 +333,11 @@ class RunConfig:
 
     def interactions_by(self, index: int) -> int:
         """Real steps by the end of a round's collecting."""
-        return sum(self.collected(round_index) for round_index in range(index + 1))
+        collect = self.collect
+        # Rounds after the first whose agent only plays, and those whose agent learns.
+        learning = max(0, index + 1 - collect.learn_from) if collect.learn_from else 0
+        learned = learning * (collect.learn_steps or collect.steps)
+        return collect.first_steps + (index - learning) * collect.steps + learned
 
     def is_late(self, index: int) -> bool:
         """Whether a round is in the second half of them, of all that the configuration names by now."""

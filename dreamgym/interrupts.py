@@ -53,11 +53,30 @@ def stops_on_signals() -> Generator[None]:
 
     sys.unraisablehook = repeat
     try:
-        yield
+        with unmasked():
+            yield
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def unmasked() -> Generator[None]:
+    """Raise the :class:`Interrupted` behind an error, where somebody turned it into one.
+
+    Before Python 3.12 a class body makes a RuntimeError of what is raised while it names its parts, and libraries are
+    imported in the middle of work.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, Interrupted):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise Interrupted(str(cause), cause.number) from error
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
