@@ -17,9 +17,9 @@ AGENTS = Path(__file__).parent.parent / "agents"
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"steps": 200, "n_envs": 8},
     "a2c": {"steps": 200, "n_envs": 8},
-    "dqn": {"steps": 200, "n_envs": 8, "buffer": 1_000},
+    "dqn": {"steps": 96, "n_envs": 16, "buffer": 1_000},
     "recurrent_ppo": {"steps": 50, "n_envs": 2},
-    "qrdqn": {"steps": 200, "n_envs": 8, "buffer": 1_000, "network": "light"},
+    "qrdqn": {"steps": 96, "n_envs": 16, "buffer": 1_000, "network": "light"},
     "trpo": {"steps": 200, "n_envs": 8, "network": "light"},
     "ars": {"steps": 200, "n_envs": 8, "directions": 2},
     "cleanrl_ppo": {"steps": 200, "n_envs": 8, "network": "light"},

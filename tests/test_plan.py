@@ -9,9 +9,8 @@ import torch
 
 from dreamgym.checkpoint import load_dream
 from dreamgym.cli import main
-from dreamgym.config import make_config
+from dreamgym.config import OffPolicyConfig, make_config
 from dreamgym.latents import encode_replay
-from dreamgym.loop import train
 from dreamgym.plan import Cost, Plan, _counts, _Probe, count_operations, plan
 from dreamgym.run_folder import RunFolder
 
@@ -53,7 +52,7 @@ def test_what_a_run_takes_is_the_sum_of_what_its_parts_take():
 
 
 def test_every_part_of_a_run_is_measured():
-    found = plan(small(), torch.device("cpu"), seconds=1.0)
+    found = plan(small(), torch.device("cpu"), seconds=0.2)
     assert {cost.phase for cost in found.costs} == {"collect", "fit", "train", "evaluate"}
     assert all(cost.seconds_each > 0 for cost in found.costs)
     # The agent does not learn in the game here.
@@ -73,17 +72,20 @@ def test_what_is_measured_moves():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"fit": replace(make_config("smoke", "Pong", 0).fit, interleaved=True)}, {"algo": "DQN"}]
+    "changes",
+    [
+        {"fit": replace(make_config("smoke", "Pong", 0).fit, interleaved=True)},
+        {"algo": "DQN", "off_policy": OffPolicyConfig(imagined_updates=1)},
+    ],
 )
 def test_other_schedules_and_algorithms_are_planned(changes):
-    found = plan(small(**changes), torch.device("cpu"), seconds=0.5)
+    found = plan(small(**changes), torch.device("cpu"), seconds=0.1)
     assert found.seconds > 0
 
 
-def test_the_disk_of_a_plan_is_near_what_a_run_leaves(tmp_path):
-    config = small()
-    found = plan(config, torch.device("cpu"), seconds=0.5)
-    folder = RunFolder(train(config, tmp_path / "run", device="cpu", progress=False))
+def test_the_disk_of_a_plan_is_near_what_a_run_leaves(smoke_run):
+    folder = RunFolder(smoke_run)
+    found = plan(folder.config(), torch.device("cpu"), seconds=0.2)
     parts = (folder.replay, folder.held_out, folder.checkpoints)
     taken = sum(file.stat().st_size for part in parts for file in part.rglob("*") if file.is_file())
     taken += sum(file.stat().st_size for file in folder.path.iterdir() if file.suffix in (".zip", ".safetensors"))
