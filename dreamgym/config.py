@@ -426,8 +426,8 @@ def _laptop() -> RunConfig:
         codec_updates=(700, 0),
         # A returned ball is few of many steps, and learned only if it is shown often.
         dynamics_updates=(200, 2_500, 2_000),
-        # Of random play no dream learns what happens where a ball is returned. One that had seen a policy learn from
-        # nothing for 44,800 steps took it from -10 to -1 in the next 20,000 of the game.
+        # Of random play no dream learns what happens where a ball is returned. After a dream of the first lesson the
+        # second one began at -1, without at -10.
         imagined_steps=(0, 200_000, 0),
         # The screen at half its size, in codes that see their own 4 px: what moves keeps its codes or has few of them.
         codec=VQVAEConfig(
