@@ -419,7 +419,7 @@ def _laptop() -> RunConfig:
     return RunConfig(
         preset="laptop",
         network="light",
-        # From nothing it learns in 30,000 steps of the game what PPO learns in 150,000: it remembers.
+        # From nothing it learns in 20,000 steps of the game what PPO learns in 100,000: it remembers.
         algo="DQN",
         rounds=3,
         # A refit renames codes, and dynamics and policy have to learn them anew: fidelity fell over the rounds.
