@@ -307,7 +307,8 @@ class _Run:
         if index in config.fresh_agent:
             self.parameters = {}
         agent = self._agent(index, self._dream(index), tensorboard_log=str(self.folder.tensorboard))
-        self._remind(agent)
+        if steps:
+            self._remind(agent)
         try:
             self._learn(agent, steps, f"agent_round_{index}")
         finally:
