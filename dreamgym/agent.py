@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,16 +25,6 @@ from dreamgym.world_model import WorldModel
 POLICY_FILE = "policy.zip"
 _PARTS = ".pth"
 _CODEBOOK = ".codebook"
-
-
-def observation_kind(algo: str) -> Literal["embedding", "codes"]:
-    """What a run's agent sees: codes, 128 times smaller than their embeddings, which its own first layer looks up.
-
-    Raises:
-        ConfigError: no such algorithm.
-    """
-    is_off_policy(algo)
-    return "codes"
 
 
 def make_agent(config: RunConfig, env: VectorEnvAdapter, seed: int | None, device: str = "cpu", **settings: Any) -> Any:
@@ -222,8 +212,8 @@ def load_agent(
 ) -> Any:
     """The agent that was trained in a dream, an algorithm of Stable-Baselines3, ready to act.
 
-    It acts on the observations that :func:`observation_kind` names: those of environments that are made with
-    ``observation="codes"``.
+    It acts on the observations that it was trained on, :attr:`dreamgym.config.RunConfig.observation`: those of
+    environments that are made with ``observation="codes"`` or, by preset laptop, ``"objects"``.
 
     Args:
         id_or_run: a game or ``"Dream-Pong-v0"``, whose weights are looked up as :func:`resolve_checkpoint` does, a run
@@ -283,7 +273,7 @@ def read_agent(file: Path, dream: Dream, device: str = "cpu") -> tuple[RunConfig
 
 def _blank_agent(config: RunConfig, dream: Dream, device: str) -> Any:
     """An agent of the run's, not trained, on one dream; it leaves the global generators alone."""
-    env = make_sb3_env(dream, 1, device=device, observation=observation_kind(config.algo))
+    env = make_sb3_env(dream, 1, device=device, observation=config.observation)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # The run's minibatches do not fit the rollouts of one env; this agent only acts.
         warnings.filterwarnings("ignore", message=".*mini-batch size", category=UserWarning)

@@ -73,7 +73,6 @@ def evaluate(
         json: print JSON: real, dream, fidelity, and with --fidelity held_out and ranking.
         device: auto, cpu, cuda or cuda:<index>.
     """
-    from dreamgym.agent import observation_kind
     from dreamgym.envs import DreamVectorEnv
     from dreamgym.evaluate import evaluate_dream, evaluate_real
     from dreamgym.fidelity_table import fidelity_tables
@@ -86,7 +85,7 @@ def evaluate(
         _at_least(LEAST_POLICIES, policies=policies)
     opened = _open(run, device, quiet=json)
     config, agent = opened.agent()
-    place, kind = str(opened.device), observation_kind(config.algo)
+    place, kind = str(opened.device), config.observation
     record = _empty_replay(opened.dream, LONGEST_RECORD)
     games = make_real_env(
         opened.dream, min(num_envs, episodes), device=place, observation=kind, **asdict(config.game_options)
@@ -303,7 +302,6 @@ def report(
 
 def _unseen(opened: "_Opened", seed: int) -> "Replay":
     """Real experience that the world model was not fitted to."""
-    from dreamgym.agent import observation_kind
     from dreamgym.evaluate import Policy, RandomPolicy, evaluate_real
     from dreamgym.real_env import make_real_env
     from dreamgym.run_folder import run_of
@@ -318,7 +316,7 @@ def _unseen(opened: "_Opened", seed: int) -> "Replay":
     settings: dict[str, Any] = {"device": str(opened.device), "max_episode_steps": NEW_PLAY}
     if opened.dream.policy:
         config, policy = opened.agent()
-        settings |= {"observation": observation_kind(config.algo), **asdict(config.game_options)}
+        settings |= {"observation": config.observation, **asdict(config.game_options)}
     game = make_real_env(opened.dream, 1, **settings)
     if policy is None:
         policy = RandomPolicy(game.single_action_space, seed)

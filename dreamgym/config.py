@@ -181,7 +181,7 @@ class OffPolicyConfig:
 
     learning_rate: float = 3e-4
     batch_size: int = 64
-    n_steps: int = 5
+    n_steps: int = 3
     gamma: float = 0.98
     real_updates: int = 1
     imagined_updates: int = 16
@@ -248,6 +248,8 @@ class RunConfig:
         seed: names every random stream of the run.
         algo: any algorithm of stable_baselines3 or sb3_contrib.
         network: the policy's: "paper" or "light".
+        observation: what the agent sees: "codes", all of a latent, 128 times smaller than their embeddings, which its
+            own first layer looks up; or "objects", places and steps of what moves (needs ``codec.objects``).
         rounds: how many.
         data: a folder that ``dreamgym data import`` wrote: its steps count as real steps of the first round, in place
             of as many random ones. Empty: all are played.
@@ -273,6 +275,7 @@ class RunConfig:
     seed: int = 0
     algo: str = "PPO"
     network: Literal["paper", "light"] = "paper"
+    observation: Literal["codes", "objects"] = "codes"
     rounds: int = 15
     data: str = ""
     codec_updates: tuple[int, ...] = (750, 200)
@@ -303,6 +306,8 @@ class RunConfig:
                 raise ConfigError(f"{name}: expected at least one number, none negative, got {getattr(self, name)}.")
         if self.fresh_agent and min(self.fresh_agent) < 1:
             raise ConfigError(f"fresh_agent: expected rounds after the first, which is 0, got {self.fresh_agent}.")
+        if self.observation == "objects" and not self.codec.objects:
+            raise ConfigError("observation: expected 'codes' where the codec knows no objects; set codec.objects=True.")
         if 0 < self.codec_updates[0] <= self.fit.settled_updates:
             # The encoder of the first round would never learn.
             raise ConfigError(
@@ -419,6 +424,7 @@ def _laptop() -> RunConfig:
     return RunConfig(
         preset="laptop",
         network="light",
+        observation="objects",
         # From nothing it learns in 20,000 steps of the game what PPO learns in 100,000: it remembers.
         algo="DQN",
         rounds=3,
@@ -441,6 +447,7 @@ def _laptop() -> RunConfig:
             stage_kernel=2,
             pictures=True,
             sprites=True,
+            objects=True,
             # Where the screen's edge is, many codes show a paddle and a ball together.
             aligned=True,
             quantizer=QuantizerConfig(num_codes=256, dead_below=0.002),

@@ -36,7 +36,7 @@ class DreamEnv(gym.Env[Any, Any]):
         game: a game or an id, whose weights are looked up, or what ``checkpoint`` takes.
         checkpoint: a run folder, a file or a loaded ``Dream``, instead of looking weights up.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
-        observation: ``"embedding"``, ``"codes"`` or ``"pixels"``.
+        observation: ``"embedding"``, ``"codes"``, ``"objects"`` or ``"pixels"``.
         horizon: steps a dream lasts; None as the checkpoint says; ``math.inf`` for dreams without one.
         seed: of the first reset; None draws one from the operating system.
         render_mode: ``"rgb_array"`` decodes the newest latent to uint8 (384, 384, 3).
@@ -126,7 +126,7 @@ class DreamVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         game: a game or an id, whose weights are looked up, or what ``checkpoint`` takes.
         checkpoint: a run folder, a file or a loaded ``Dream``, instead of looking weights up.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
-        observation: ``"embedding"``, ``"codes"`` or ``"pixels"``, see ``ObservationBuilder``.
+        observation: ``"embedding"``, ``"codes"``, ``"objects"`` or ``"pixels"``, see ``ObservationBuilder``.
         horizon: steps a dream lasts; None as the checkpoint says; ``math.inf`` for dreams without one.
         seed: of the first reset; None draws one from the operating system.
         render_mode: ``"rgb_array"``: ``render()`` gives a tuple of uint8 (384, 384, 3).

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dreamgym.agent import observation_kind, policy_tensors, read_agent, set_policy
+from dreamgym.agent import policy_tensors, read_agent, set_policy
 from dreamgym.checkpoint import Dream, StartStates, load_dream, pack_dream, resolve_checkpoint, write_atomic
 from dreamgym.device import resolve_device
 from dreamgym.errors import ConfigError, ReplayError
@@ -278,7 +278,7 @@ def _predictions(model: WorldModel, starts: StartStates, rows: Tensor) -> tuple[
 def _round_policy(source: Path, dream: Dream, model: WorldModel) -> tuple[dict[str, Tensor], float]:
     """The policy's tensors as they are stored, and in which share of the start states its choice stays the same."""
     config, agent = read_agent(source, dream, str(model.device))
-    kind, latents = observation_kind(config.algo), dream.starts.latents[:, -dream.latent_stack :].long()
+    kind, latents = config.observation, dream.starts.latents[:, -dream.latent_stack :].long()
 
     def choices(world_model: WorldModel) -> npt.NDArray[Any]:
         seen = ObservationBuilder(world_model, kind, dream.latent_stack, hidden_state=False).build(latents)

@@ -387,6 +387,10 @@ class Fitter:
             return self._fit_interleaved(replay, codec_updates, dynamics_updates, rng, generator, progress)
         report = self.fit_codec(replay, codec_updates, rng, generator, progress=progress) if codec_updates else {}
         latents = self._latents.of(replay)
+        if self.world_model.config.codec.objects:
+            follows = np.ones(len(replay), dtype=np.bool_)
+            follows[[start for start, _ in replay.iter_episodes()]] = False
+            self.world_model.codec.learn_objects(latents, follows)
         return report | self.fit_dynamics(replay, latents, dynamics_updates, rng, generator, progress=progress)
 
     def prepare_codec(self, replay: Replay) -> None:

@@ -21,7 +21,6 @@ from dreamgym.agent import (
     POLICY_FILE,
     ExploringPolicy,
     make_agent,
-    observation_kind,
     save_agent,
     set_parameters,
 )
@@ -268,11 +267,8 @@ class _Run:
             policy = ExploringPolicy(
                 self._agent(index, self._blank_dream()), explore.temperature, explore.epsilon, seed
             )
-            builder = ObservationBuilder(
-                self.world_model, observation_kind(config.algo), config.dream.latent_stack, hidden_state=False
-            )
             stack = config.dream.latent_stack
-            collect_with(session, steps, policy, self.world_model, builder, stack, seed, progress=self.progress)
+            collect_with(session, steps, policy, self.world_model, self._builder(), stack, seed, progress=self.progress)
         finally:
             env.close()
 
@@ -333,7 +329,7 @@ class _Run:
         episodes = max(episodes, recorded)
         dream = self._dream(index)
         agent = self._agent(index, dream)
-        kind = observation_kind(config.algo)
+        kind = config.observation
         seed = derive_seed(config.seed, "evaluate", index)
         held_out = self._empty_replay(MOST_HELD_OUT)
         envs = min(measure.num_envs, episodes)
@@ -507,7 +503,7 @@ class _Run:
             dream,
             config.dream.num_envs,
             device=str(self.device),
-            observation=observation_kind(config.algo),
+            observation=config.observation,
             seed=derive_seed(config.seed, "dream", index),
             horizon=config.dream.late_horizon if config.is_late(index) and config.dream.late_horizon else None,
             **options,
@@ -520,11 +516,8 @@ class _Run:
     def _agent_in_game(self, index: int, session: GameSession, **settings: Any) -> Any:
         """The agent on the real game that a session records."""
         config, dream = self.config, self._blank_dream()
-        builder = ObservationBuilder(
-            self.world_model, observation_kind(config.algo), config.dream.latent_stack, hidden_state=False
-        )
         games = SessionGames(session, self.world_model.frame_stack, config.fit.life_loss_ends)
-        env = VectorEnvAdapter(RealVectorEnv(dream, builder, games, None, None))
+        env = VectorEnvAdapter(RealVectorEnv(dream, self._builder(), games, None, None))
         if is_off_policy(config.algo):
             settings["gradient_steps"] = config.off_policy.real_updates
         else:
@@ -540,13 +533,21 @@ class _Run:
         self._remind(agent)
         return agent
 
+    def _builder(self) -> ObservationBuilder:
+        config = self.config
+        return ObservationBuilder(self.world_model, config.observation, config.dream.latent_stack, hidden_state=False)
+
     def _remind(self, agent: Any) -> None:
         """An algorithm that keeps a replay buffer of its own begins with all real experience in it."""
         config = self.config
         if not is_off_policy(config.algo):
             return
         past = real_transitions(
-            self.fitter.latents(self.replay), self.replay, config.dream.latent_stack, config.fit.life_loss_ends
+            self.fitter.latents(self.replay),
+            self.replay,
+            config.dream.latent_stack,
+            config.fit.life_loss_ends,
+            self._builder(),
         )
         if remember(agent.replay_buffer, past) >= config.off_policy.batch_size:
             agent.learning_starts = 0

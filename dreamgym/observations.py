@@ -12,12 +12,13 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dreamgym.errors import ConfigError
+from dreamgym.objects import FEATURES, MOST_OBJECTS, ObjectFinder
 
 if TYPE_CHECKING:
     from dreamgym.world_model import WorldModel
 
-ObservationKind = Literal["embedding", "codes", "pixels"]
-KINDS: tuple[ObservationKind, ...] = ("embedding", "codes", "pixels")
+ObservationKind = Literal["embedding", "codes", "objects", "pixels"]
+KINDS: tuple[ObservationKind, ...] = ("embedding", "codes", "objects", "pixels")
 RENDER_SIZE = 384
 
 Observation = Tensor | dict[str, Tensor]
@@ -32,6 +33,7 @@ class ObservationBuilder:
     =============  ==========================================  ===================================================
     ``embedding``  float32 (stack * channels, height, width)   the codes' embeddings, oldest latent first
     ``codes``      uint8 (height * width, stack)               the indices themselves: 128 times fewer bytes
+    ``objects``    float32 (8, 11)                             places and last steps of what moves before the background
     ``pixels``     uint8 (stack * frame channels, H, W)        the decoded frames, for ``CnnPolicy``
     =============  ==========================================  ===================================================
 
@@ -40,12 +42,13 @@ class ObservationBuilder:
 
     Args:
         world_model: embeds and decodes.
-        kind: ``"embedding"``, ``"codes"`` or ``"pixels"``.
+        kind: ``"embedding"``, ``"codes"``, ``"objects"`` (see :class:`dreamgym.objects.ObjectFinder`) or ``"pixels"``.
         latent_stack: how many latents are shown.
         hidden_state: whether the dynamics' hidden state is shown as well.
 
     Raises:
-        ConfigError: no such kind, or more codes than a byte holds.
+        ConfigError: no such kind, more codes than a byte holds, or objects that the codec does not know or
+            that are to be shown beside a hidden state.
     """
 
     def __init__(self, world_model: WorldModel, kind: ObservationKind, latent_stack: int, hidden_state: bool) -> None:
@@ -56,6 +59,11 @@ class ObservationBuilder:
         self.kind: ObservationKind = kind
         self.latent_stack = latent_stack
         self.hidden_state = hidden_state
+        if kind == "objects" and hidden_state:
+            raise ConfigError(
+                "observation 'objects' has no grid to show a hidden state on: expected hidden_state=False."
+            )
+        self._objects = ObjectFinder(world_model.codec) if kind == "objects" else None
         latents = self._latent_space()
         self.space: spaces.Space[Any] = latents
         if hidden_state:
@@ -67,6 +75,8 @@ class ObservationBuilder:
         if self.kind == "embedding":
             channels, *grid = codec.embedding_shape
             return spaces.Box(-np.inf, np.inf, (self.latent_stack * channels, *grid), np.float32)
+        if self.kind == "objects":
+            return spaces.Box(-np.inf, np.inf, (MOST_OBJECTS, FEATURES), np.float32)
         if self.kind == "codes":
             if codec.num_codes > 256:
                 raise ConfigError(f"observation 'codes' holds at most 256 codes in a byte, got {codec.num_codes}.")
@@ -93,6 +103,8 @@ class ObservationBuilder:
 
     def _show(self, latents: Tensor) -> Tensor:
         batch, stack = latents.shape[:2]
+        if self._objects is not None:
+            return torch.from_numpy(self._objects.find(latents)).to(latents.device)
         if self.kind == "codes":
             return latents.reshape(batch, stack, -1).transpose(1, 2).contiguous().to(torch.uint8)
         translate = self.world_model.embed if self.kind == "embedding" else self.world_model.decode

@@ -20,7 +20,7 @@ import torch
 from gymnasium import spaces
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamgym.agent import make_agent, observation_kind
+from dreamgym.agent import make_agent
 from dreamgym.checkpoint import Dream, StartStates
 from dreamgym.collect import GameSession, collect_random
 from dreamgym.config import RunConfig, per_round
@@ -396,7 +396,7 @@ class _Probe:
             self._opened(),
             config.dream.num_envs,
             device=str(self.device),
-            observation=observation_kind(config.algo),
+            observation=config.observation,
             horizon=config.dream.horizon,
             reward=config.dream.reward,
             temperature=config.dream.temperature,
@@ -413,9 +413,7 @@ class _Probe:
     def play(self, envs: int, seconds: float) -> tuple[float, float]:
         """A step of the agent in the real game, so many of them side by side."""
         config = self.config
-        real = make_real_env(
-            self._opened(), envs, device=str(self.device), observation=observation_kind(config.algo), **self.game
-        )
+        real = make_real_env(self._opened(), envs, device=str(self.device), observation=config.observation, **self.game)
         observation, _ = real.reset(seed=0)
 
         def act() -> None:

@@ -318,7 +318,7 @@ def make_real_env(
             encodes in batches.
         checkpoint: a run folder, a file or a loaded ``Dream``, instead of looking weights up.
         device: where to encode: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
-        observation: ``"embedding"``, ``"codes"`` or ``"pixels"``, see ``ObservationBuilder``.
+        observation: ``"embedding"``, ``"codes"``, ``"objects"`` or ``"pixels"``, see ``ObservationBuilder``.
         latent_stack: how many latents are shown; None as the checkpoint says.
         hidden_state: show the dynamics' hidden state as well.
         seed: of the first reset.

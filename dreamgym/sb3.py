@@ -34,7 +34,7 @@ from dreamgym.checkpoint import Dream
 from dreamgym.dreaming import DreamOptions, DreamSource
 from dreamgym.envs import DreamVectorEnv
 from dreamgym.errors import ConfigError
-from dreamgym.models.policy import TRUNKS, embed_codes
+from dreamgym.models.policy import OBJECT_UNITS, TRUNKS, ObjectTrunk, embed_codes
 from dreamgym.observations import ObservationKind, take_rows
 from dreamgym.real_env import GameOptions, make_real_env
 
@@ -158,7 +158,7 @@ class DreamVecEnv(VectorEnvAdapter):
         n_envs: number of dreams.
         checkpoint: a run folder, a file or a loaded ``Dream``, instead of looking weights up.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
-        observation: ``"embedding"``, ``"codes"`` or ``"pixels"``.
+        observation: ``"embedding"``, ``"codes"``, ``"objects"`` or ``"pixels"``.
         horizon: steps a dream lasts; None as the checkpoint says; ``math.inf`` for dreams without one.
         seed: of the first reset.
         render_mode: ``"rgb_array"``.
@@ -325,6 +325,26 @@ class CodesExtractor(BaseFeaturesExtractor):
         return self.trunk(_beside(features, observations["hidden"]))
 
 
+class ObjectsExtractor(BaseFeaturesExtractor):
+    """Features of ``"objects"`` observations.
+
+    Args:
+        observation_space: float32 Box (objects, features).
+        network: ``"paper"`` or ``"light"``, which has half as many units.
+    """
+
+    def __init__(self, observation_space: gym.Space[Any], network: NetworkName = "paper") -> None:
+        """Build the network for the space."""
+        units = OBJECT_UNITS[_check_network(network)]
+        super().__init__(observation_space, units)
+        objects, features = cast("tuple[int, int]", observation_space.shape)
+        self.trunk = ObjectTrunk(objects, features, units)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Map observations (batch, objects, features) to features (batch, features_dim)."""
+        return self.trunk(observations)
+
+
 class FeaturesARSPolicy(ARSPolicy):
     """ARS's policy behind a features extractor: its own sees flattened numbers only, and a code's number means nothing.
 
@@ -371,7 +391,7 @@ def _observation_kind(space: gym.Space[Any]) -> ObservationKind:
     """What an observation space shows, from its shape and type."""
     first = _parts(space)[0]
     if first.dtype != np.uint8:
-        return "embedding"
+        return "objects" if len(first.shape or ()) == 2 else "embedding"
     return "codes" if len(first.shape or ()) == 2 else "pixels"
 
 
@@ -417,6 +437,8 @@ def policy_kwargs_for(env: VecEnv, network: NetworkName = "paper", algorithm: st
         extractor = PaperPolicyExtractor
     if kind == "pixels":
         return {}
+    if kind == "objects":
+        extractor, arguments = ObjectsExtractor, {"network": network}
     if kind == "codes":
         extractor = CodesExtractor
         grid = tuple(dream.world_model.codec.latent_shape)

@@ -9,15 +9,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from dreamgym.observations import ObservationBuilder, to_numpy
 from dreamgym.replay import Replay
+
+_TOGETHER = 1_024
+"""Stacks of latents that are turned into observations in one piece, for the memory it takes."""
 
 
 class Transitions(NamedTuple):
     """Steps of experience, in order: n of them.
 
     Attributes:
-        observations: (n, cells, stack) uint8 codes, oldest latent first.
+        observations: (n, cells, stack) uint8 codes, oldest latent first; or (n, objects, features) float32.
         next_observations: the same after the step; where an episode ended, the last that was shown.
         actions: (n, ...).
         rewards: (n,) float32.
@@ -25,8 +30,8 @@ class Transitions(NamedTuple):
         broken: (n,) bool: what follows in memory does not follow in the game, though something may.
     """
 
-    observations: npt.NDArray[np.uint8]
-    next_observations: npt.NDArray[np.uint8]
+    observations: npt.NDArray[Any]
+    next_observations: npt.NDArray[Any]
     actions: npt.NDArray[Any]
     rewards: npt.NDArray[np.float32]
     terminated: npt.NDArray[np.bool_]
@@ -34,7 +39,11 @@ class Transitions(NamedTuple):
 
 
 def real_transitions(
-    latents: npt.NDArray[np.uint8], replay: Replay, latent_stack: int, life_loss_ends: bool
+    latents: npt.NDArray[np.uint8],
+    replay: Replay,
+    latent_stack: int,
+    life_loss_ends: bool,
+    builder: ObservationBuilder | None = None,
 ) -> Transitions:
     """What was really played, as agents see it in dreams: rewards by their sign, no stack across two episodes.
 
@@ -45,13 +54,13 @@ def real_transitions(
         replay: the records.
         latent_stack: latents that an observation shows.
         life_loss_ends: whether a lost life counts as an end.
+        builder: from latents to observations; None shows codes.
     """
     spans = replay.iter_episodes()
     starts = np.concatenate([np.full(stop - start, start) for start, stop in spans] or [np.empty(0, np.int64)])
     steps = np.arange(len(starts))
     past = np.maximum(steps[:, None] + np.arange(1 - latent_stack, 1), starts[:, None])
-    flat = latents.reshape(len(latents), math.prod(latents.shape[1:]))
-    observations = flat[past].transpose(0, 2, 1)
+    observations = _observe(latents, past, builder)
     last = np.zeros(len(steps), dtype=np.bool_)
     last[[stop - 1 for _, stop in spans]] = True
     lost = replay.life_lost_at(steps) if life_loss_ends else np.zeros(len(steps), dtype=np.bool_)
@@ -67,6 +76,18 @@ def real_transitions(
         # An open episode's last step is gone, so that the one before it has nothing after it.
         ((last | np.append((last & ~whole)[1:], False)) & ~terminated)[whole],
     )
+
+
+def _observe(
+    latents: npt.NDArray[np.uint8], past: npt.NDArray[np.int64], builder: ObservationBuilder | None
+) -> npt.NDArray[Any]:
+    """Observations of stacks of latents, which are given by their indices (n, stack)."""
+    if builder is None or builder.kind == "codes":
+        return latents.reshape(len(latents), math.prod(latents.shape[1:]))[past].transpose(0, 2, 1)
+    device = builder.world_model.device
+    pieces = np.array_split(past, max(1, len(past) // _TOGETHER))
+    shown = [builder.build(torch.from_numpy(latents[piece]).long().to(device)) for piece in pieces]
+    return np.concatenate([to_numpy(observation) for observation in shown])
 
 
 def remember(buffer: Any, transitions: Transitions) -> int:

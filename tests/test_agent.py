@@ -15,7 +15,6 @@ from dreamgym.agent import (
     load_agent,
     load_parameters,
     make_agent,
-    observation_kind,
     policy_tensors,
     save_agent,
     set_parameters,
@@ -31,7 +30,7 @@ DQN = replace(PPO, algo="DQN")
 
 
 def agent_of(config, dream=None, seed=0):
-    env = make_sb3_env(dream or make_tiny_dream(), 2, observation=observation_kind(config.algo), seed=0, device="cpu")
+    env = make_sb3_env(dream or make_tiny_dream(), 2, observation=config.observation, seed=0, device="cpu")
     return make_agent(config, env, seed)
 
 
@@ -46,16 +45,6 @@ def make_run(folder, config, dream=None, agent=None):
 def observe(agent, count=64):
     agent.env.seed(0)
     return np.repeat(agent.env.reset()[:1], count, axis=0)
-
-
-@pytest.mark.parametrize("algo", ["PPO", "dqn", "QRDQN"])
-def test_every_algorithm_sees_codes(algo):
-    assert observation_kind(algo) == "codes"
-
-
-def test_an_unknown_algorithm_is_refused():
-    with pytest.raises(ConfigError, match="PPO"):
-        observation_kind("PPPO")
 
 
 def test_other_algorithms_are_set_for_many_short_dreams():

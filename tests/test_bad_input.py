@@ -152,7 +152,7 @@ CALLS: list[tuple[type[DreamgymError], str, Callable[[Ready], Any]]] = [
     (ConfigError, "horizon: expected an integer of at least 1, got -1", lambda r: r.three(max_episode_steps=-1)),
     (
         ConfigError,
-        "expected one of 'embedding', 'codes', 'pixels', got 'screen'",
+        "expected one of 'embedding', 'codes', 'objects', 'pixels', got 'screen'",
         lambda r: r.one(observation="screen"),
     ),
     (ConfigError, "expected None or 'rgb_array', got 'human'", lambda r: r.one(render_mode="human")),

@@ -17,7 +17,7 @@ import dreamgym.loop
 import dreamgym.provenance
 import dreamgym.replay
 import dreamgym.run_folder
-from dreamgym.agent import load_agent, observation_kind, read_agent
+from dreamgym.agent import load_agent, read_agent
 from dreamgym.checkpoint import load_dream
 from dreamgym.config import CollectConfig, DreamConfig, EvaluateConfig, PPOConfig, RunConfig, make_config
 from dreamgym.errors import CheckpointError, ConfigError, ReplayError
@@ -540,7 +540,7 @@ def test_the_final_score_is_that_of_the_saved_agent(tmp_path):
     folder = run(tiny(), tmp_path / "run")
     dream = load_dream(folder)
     agent = read_agent(folder / "dream.safetensors", dream)[1]
-    games = make_real_env(dream, 2, device="cpu", observation=observation_kind("PPO"), sticky_actions=0.0, noop_max=30)
+    games = make_real_env(dream, 2, device="cpu", observation="codes", sticky_actions=0.0, noop_max=30)
     score = evaluate_real(agent, games, 2, derive_seed(0, "evaluate", 1))
     games.close()
     assert list(score.episodes) == RunFolder(folder).log()[-1]["real"]["episodes"]

@@ -15,6 +15,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.models.layers import ResidualBlock, parameter_count
 from dreamgym.models.losses import continuous_bernoulli_logit, continuous_bernoulli_mean, continuous_bernoulli_nll
 from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, cluster, perplexity, spread_out, tell_apart
+from dreamgym.objects import MOST_LOOKS, MOST_OBJECTS, find_parts, learn_kinds
 from dreamgym.screens import SHRINKS, SHRINKS_NAMED, Screen, Shrink
 from dreamgym.shifts import shift_rows
 
@@ -85,6 +86,10 @@ class Codec(Protocol):
         """Called after a fit, where there are sprites, with batches of frames (batch, C, H, W) uint8."""
         ...
 
+    def learn_objects(self, latents: npt.NDArray[np.uint8], follows: npt.NDArray[np.bool_]) -> None:
+        """Called before the dynamics are fitted, where there are objects, with all latents (steps, height, width)."""
+        ...
+
     def parameter_counts(self) -> dict[str, int]:
         """Numbers learned, by part."""
         ...
@@ -122,6 +127,8 @@ class VQVAEConfig:
         pixel_bias: a bias per pixel in the decoder, set to the background's logits before the first fit.
         sprites: whether what each code looks like is measured after each fit, for dynamics that follow what moves
             (:mod:`dreamgym.models.motion`).
+        objects: whether the kinds of objects that codes show are learned with the first sprites, for agents that see
+            objects instead of codes (:mod:`dreamgym.objects`); needs ``sprites``.
         pictures: whether a code also has a picture of its cell that is added to what the decoder makes of it and its
             neighbours: where a code sees its own cell alone, that is sharp after fewer updates.
         aligned: whether the grid of cells lies on the screen where it makes the fewest kinds of cells. Where a paddle
@@ -147,6 +154,7 @@ class VQVAEConfig:
     pixel_bias: bool = True
     pictures: bool = False
     sprites: bool = False
+    objects: bool = False
     aligned: bool = False
     bounded: bool = True
 
@@ -163,6 +171,8 @@ class VQVAEConfig:
         if self.sprites and self.frame_stack > 1:
             # Codes that differ in older frames alone would be taken for each other.
             raise ConfigError(f"frame_stack: expected 1 where codes have sprites, got {self.frame_stack}.")
+        if self.objects and not self.sprites:
+            raise ConfigError("objects: expected False where codes have no sprites; set sprites=True.")
         if self.shrink not in SHRINKS:
             raise ConfigError(f"shrink: expected {SHRINKS_NAMED}, got {self.shrink!r}.")
         if self.frame_stack < 1 or self.width < 1 or self.residual_kernel % 2 == 0:
@@ -249,6 +259,10 @@ class VQVAE(nn.Module):
     """(codes, cell, cell) float32 in [0, 1]: what a code looks like; zeros before the first fit."""
     rest: Tensor
     """(height, width) int64: the codes of the background."""
+    looks: Tensor
+    """(256, 4) int64: see :class:`dreamgym.objects.Kinds`; -1 before the first fit."""
+    slots: Tensor
+    """(8, 9) float32: likewise."""
 
     def __init__(self, config: VQVAEConfig | None = None) -> None:
         """Build the networks with random weights."""
@@ -263,6 +277,8 @@ class VQVAE(nn.Module):
         cell, kept = config.cell, config.sprites
         self.register_buffer("sprites", torch.zeros(self.num_codes, cell, cell), persistent=kept)
         self.register_buffer("rest", torch.zeros(*self.latent_shape, dtype=torch.int64), persistent=kept)
+        self.register_buffer("looks", torch.full((MOST_LOOKS, 4), -1), persistent=config.objects)
+        self.register_buffer("slots", torch.full((MOST_OBJECTS, 9), -1.0), persistent=config.objects)
         self.pixel_bias = nn.Parameter(torch.zeros(1, *config.frame)) if config.pixel_bias else None
         pixels = config.frame_stack * config.cell**2
         self.pictures = nn.Conv2d(config.quantizer.embedding_dim, pixels, 1, bias=False) if config.pictures else None
@@ -411,6 +427,19 @@ class VQVAE(nn.Module):
         self.sprites.copy_(sums / counts.clamp(min=1)[:, None, None])
         still = (255 * self.background).round().to(torch.uint8)
         self.rest.copy_(self.encode(still[None, None])[0])
+
+    def learn_objects(self, latents: npt.NDArray[np.uint8], follows: npt.NDArray[np.bool_]) -> None:
+        """Find out, once, which objects there are: what an agent is shown must stay in its place.
+
+        Args:
+            latents: (steps, height, width) in the order in which they were played.
+            follows: (steps,) whether each is the next one of the same episode.
+        """
+        if (self.slots[:, 0] >= 0).any():
+            return
+        kinds = learn_kinds(find_parts(self, latents), follows)
+        self.looks.copy_(torch.from_numpy(kinds.looks))
+        self.slots.copy_(torch.from_numpy(kinds.slots))
 
     def fix_codes(self) -> None:
         """Freeze the encoder and its norms."""

@@ -123,6 +123,29 @@ class LightTrunk(Trunk):
         )
 
 
+class ObjectTrunk(nn.Sequential):
+    """A body for observations of objects: two linear layers of so many units, each with a LeakyReLU.
+
+    Args:
+        objects: rows of an observation.
+        features: numbers of each object.
+        out_features: width of both layers.
+    """
+
+    def __init__(self, objects: int, features: int, out_features: int = 256) -> None:
+        """Build the layers."""
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(objects * features, out_features),
+            nn.LeakyReLU(),
+            nn.Linear(out_features, out_features),
+            nn.LeakyReLU(),
+        )
+
+
+OBJECT_UNITS = {"paper": 512, "light": 256}
+"""Units of an :class:`ObjectTrunk` by the network's name, as many as the last layer of that network has."""
+
 TRUNKS: dict[str, Callable[..., PaperTrunk | LightTrunk]] = {"paper": PaperTrunk, "light": LightTrunk}
 
 

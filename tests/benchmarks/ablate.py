@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import tyro
 
-from dreamgym.agent import make_agent, observation_kind
+from dreamgym.agent import make_agent
 from dreamgym.checkpoint import Dream, StartStates, write_atomic
 from dreamgym.config import RunConfig, make_config
 from dreamgym.device import resolve_device
@@ -362,7 +362,7 @@ class Ablation:
     def _train(self, config: RunConfig, dream: Dream) -> Any:
         """A fresh agent, trained until its time is over, which warming the dreams up counts towards."""
         until = time.perf_counter() + self.args.policy_seconds
-        seed, kind = derive_seed(config.seed, "dream"), observation_kind(config.algo)
+        seed, kind = derive_seed(config.seed, "dream"), config.observation
         options: Any = {name: getattr(config.dream, name) for name in ("reward", "horizon_as", "stagger")}
         env = make_sb3_env(
             dream, config.dream.num_envs, device=str(self.device), observation=kind, seed=seed, **options
@@ -378,7 +378,7 @@ class Ablation:
 
     def _play(self, config: RunConfig, dream: Dream, agent: Any) -> Record:
         """The real score, actions sampled."""
-        episodes, kind = self.args.episodes, observation_kind(config.algo)
+        episodes, kind = self.args.episodes, config.observation
         envs, options = min(config.evaluate.num_envs, episodes), config.to_json()["game_options"]
         with closing(make_real_env(dream, envs, device=str(self.device), observation=kind, **options)) as real:
             return evaluate_real(agent, real, episodes, derive_seed(config.seed, "evaluate")).as_dict()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import tyro
 
-from dreamgym.agent import make_agent, observation_kind
+from dreamgym.agent import make_agent
 from dreamgym.checkpoint import Dream, StartStates
 from dreamgym.collect import GameSession, collect_random
 from dreamgym.config import PRESETS, RunConfig, make_config
@@ -140,7 +140,7 @@ class Bench:
             self.dream,
             config.dream.num_envs,
             device=str(self.device),
-            observation=observation_kind(config.algo),
+            observation=config.observation,
             horizon=config.dream.horizon,
             seed=0,
         )
