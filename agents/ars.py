@@ -33,6 +33,8 @@ class Args:
     """auto, cpu, cuda or cuda:<index>"""
     network: Literal["paper", "light"] = "light"
     """the policy's: the paper's, or one about four times smaller"""
+    observation: Literal["codes", "objects"] = "codes"
+    """what the agent sees: all of a latent, or what moves in it, where the dream knows that"""
     learning_rate: float = 0.02
     """size of a step, in units of the spread of returns"""
     noise: float = 0.02
@@ -47,7 +49,7 @@ def main(args: Args) -> Score:
     """Train, score, and print both."""
     # Every candidate plays one whole dream in each env: dreams of one age, or the last ones would be cut short.
     env = dreamgym.make_sb3_env(
-        args.dream, args.n_envs, observation="codes", device=args.device, seed=args.seed, stagger=False
+        args.dream, args.n_envs, observation=args.observation, device=args.device, seed=args.seed, stagger=False
     )
     settings: dict[str, float] = {"n_delta": args.directions, "n_top": min(args.best, args.directions)}
     settings |= {"learning_rate": args.learning_rate, "delta_std": args.noise, "n_eval_episodes": args.n_envs}
@@ -66,7 +68,7 @@ def main(args: Args) -> Score:
             bar.update(played - bar.n)
     trained = time.monotonic() - began
 
-    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation="codes", device=args.device)
+    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation=args.observation, device=args.device)
     score = evaluate_real(model, real, args.episodes, args.seed, progress=True)
     chance = random_score(env.dream.world_model.config.game, args.episodes, args.seed)
     print(

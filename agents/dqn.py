@@ -32,6 +32,8 @@ class Args:
     """auto, cpu, cuda or cuda:<index>"""
     network: Literal["paper", "light"] = "light"
     """the policy's: the paper's, or one about four times smaller"""
+    observation: Literal["codes", "objects"] = "codes"
+    """what the agent sees: all of a latent, or what moves in it, where the dream knows that"""
     learning_rate: float = 3e-4
     """of Adam"""
     buffer: int = 200_000
@@ -42,8 +44,10 @@ class Args:
 
 def main(args: Args) -> Score:
     """Train, score, and print both."""
-    # Codes are small to store and to move; the policy looks them up in the dream's codebook.
-    env = dreamgym.make_sb3_env(args.dream, args.n_envs, observation="codes", device=args.device, seed=args.seed)
+    # Codes and objects are small to store and to move; the policy looks codes up in the dream's codebook.
+    env = dreamgym.make_sb3_env(
+        args.dream, args.n_envs, observation=args.observation, device=args.device, seed=args.seed
+    )
     steps = args.steps or (1_000_000 if args.minutes == math.inf else 10**9)
     settings: dict[str, float] = {"batch_size": 64, "train_freq": 1, "gradient_steps": 16}
     settings |= {"n_steps": 5, "gamma": 0.98, "learning_rate": args.learning_rate}
@@ -58,7 +62,7 @@ def main(args: Args) -> Score:
     model.learn(steps, callback=lambda *_: time.monotonic() < limit, progress_bar=True)
     trained = time.monotonic() - began
 
-    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation="codes", device=args.device)
+    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation=args.observation, device=args.device)
     score = evaluate_real(model, real, args.episodes, args.seed, progress=True)
     chance = random_score(env.dream.world_model.config.game, args.episodes, args.seed)
     print(

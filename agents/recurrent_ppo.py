@@ -32,6 +32,8 @@ class Args:
     """auto, cpu, cuda or cuda:<index>"""
     network: Literal["paper", "light"] = "light"
     """the policy's: the paper's, or one about four times smaller"""
+    observation: Literal["codes", "objects"] = "codes"
+    """what the agent sees: all of a latent, or what moves in it, where the dream knows that"""
     learning_rate: float = 6e-4
     """of Adam"""
     entropy: float = 0.01
@@ -40,8 +42,10 @@ class Args:
 
 def main(args: Args) -> Score:
     """Train, score, and print both."""
-    # Codes are small to store and to move; the policy looks them up in the dream's codebook.
-    env = dreamgym.make_sb3_env(args.dream, args.n_envs, observation="codes", device=args.device, seed=args.seed)
+    # Codes and objects are small to store and to move; the policy looks codes up in the dream's codebook.
+    env = dreamgym.make_sb3_env(
+        args.dream, args.n_envs, observation=args.observation, device=args.device, seed=args.seed
+    )
     model = make_algorithm(
         "RecurrentPPO",
         env,
@@ -63,7 +67,7 @@ def main(args: Args) -> Score:
     model.learn(steps, callback=lambda *_: time.monotonic() < limit, progress_bar=True)
     trained = time.monotonic() - began
 
-    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation="codes", device=args.device)
+    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation=args.observation, device=args.device)
     score = evaluate_real(model, real, args.episodes, args.seed, progress=True)
     chance = random_score(env.dream.world_model.config.game, args.episodes, args.seed)
     print(

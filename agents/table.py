@@ -51,6 +51,9 @@ ALGORITHMS = {
 }
 """What Stable-Baselines3 calls the algorithm of each recipe."""
 
+SEEN = "codes"
+"""What an agent sees, where its hyperparameters do not say."""
+
 BEGIN, END = "<!-- agents/table.py: begin -->", "<!-- agents/table.py: end -->"
 """What the table is put between."""
 
@@ -141,7 +144,8 @@ def train(recipe: str, settings: Mapping[str, Any], dream: Dream, args: Args) ->
     """
     given = dict(settings)
     num_envs, steps = given.pop("n_envs"), given.pop("n_timesteps")
-    staged: dict[str, Any] = {"observation": "codes", "device": args.device, "seed": args.seed}
+    observation = given.pop("observation", SEEN)
+    staged: dict[str, Any] = {"observation": observation, "device": args.device, "seed": args.seed}
     # ARS's candidates play whole dreams: those of one age end together.
     env = dreamgym.make_sb3_env(dream, num_envs, stagger=recipe != "ars", **staged)
     model = make_algorithm(ALGORITHMS[recipe], env, args.seed, args.device, **given)
@@ -180,7 +184,8 @@ def measure(recipe: str, settings: Mapping[str, Any], dream: Dream, args: Args, 
     place = resolve_device(args.device)
     rates = matmul_rates(place)
     model, played, seconds = train(recipe, settings, dream, args)
-    real = dreamgym.make_real_env(dream, min(8, args.episodes), observation="codes", device=args.device)
+    seen = settings.get("observation", SEEN)
+    real = dreamgym.make_real_env(dream, min(8, args.episodes), observation=seen, device=args.device)
     try:
         score = evaluate_real(model, real, args.episodes, args.seed, progress=True)
     finally:

@@ -212,8 +212,8 @@ def load_agent(
 ) -> Any:
     """The agent that was trained in a dream, an algorithm of Stable-Baselines3, ready to act.
 
-    It acts on the observations that it was trained on, :attr:`dreamgym.config.RunConfig.observation`: those of
-    environments that are made with ``observation="codes"`` or, by preset laptop, ``"objects"``.
+    It acts on the observations that it was trained on: those of environments that are made with
+    ``observation=agent.observation`` (``"codes"`` or ``"objects"``).
 
     Args:
         id_or_run: a game or ``"Dream-Pong-v0"``, whose weights are looked up as :func:`resolve_checkpoint` does, a run
@@ -277,4 +277,6 @@ def _blank_agent(config: RunConfig, dream: Dream, device: str) -> Any:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # The run's minibatches do not fit the rollouts of one env; this agent only acts.
         warnings.filterwarnings("ignore", message=".*mini-batch size", category=UserWarning)
-        return make_agent(config, env, seed=None, device=device)
+        agent = make_agent(config, env, seed=None, device=device)
+    agent.observation = config.observation
+    return agent
