@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from tqdm import tqdm
@@ -48,17 +48,15 @@ class Args:
 def main(args: Args) -> Score:
     """Train, score, and print both."""
     # Every candidate plays one whole dream in each env: dreams of one age, or the last ones would be cut short.
-    env = dreamgym.make_sb3_env(
-        args.dream, args.n_envs, observation=args.observation, device=args.device, seed=args.seed, stagger=False
-    )
+    seen: dict[str, Any] = {"observation": args.observation, "device": args.device}
+    env = dreamgym.make_sb3_env(args.dream, args.n_envs, seed=args.seed, stagger=False, **seen)
     settings: dict[str, float] = {"n_delta": args.directions, "n_top": min(args.best, args.directions)}
     settings |= {"learning_rate": args.learning_rate, "delta_std": args.noise, "n_eval_episodes": args.n_envs}
     model = make_algorithm("ARS", env, args.seed, args.device, network=args.network, **settings)
     steps = args.steps or (1_000_000 if args.minutes == math.inf else 10**9)
     print(f"ARS on {model.device}: up to {steps:,} imagined steps, up to {args.minutes:g} min")
-    began = time.monotonic()
+    played, began = 0, time.monotonic()
     limit = began + 60 * args.minutes
-    played = 0
     with tqdm(total=steps, unit="step") as bar:
         # ARS does not stop when its callback says so: each call makes one update.
         while played < steps and time.monotonic() < limit:
@@ -68,7 +66,7 @@ def main(args: Args) -> Score:
             bar.update(played - bar.n)
     trained = time.monotonic() - began
 
-    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), observation=args.observation, device=args.device)
+    real = dreamgym.make_real_env(env.dream, min(8, args.episodes), **seen)
     score = evaluate_real(model, real, args.episodes, args.seed, progress=True)
     chance = random_score(env.dream.world_model.config.game, args.episodes, args.seed)
     print(

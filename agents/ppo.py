@@ -42,7 +42,6 @@ class Args:
 
 def main(args: Args) -> Score:
     """Train, score, and print both."""
-    # Codes and objects are small to store and to move; the policy looks codes up in the dream's codebook.
     env = dreamgym.make_sb3_env(
         args.dream, args.n_envs, observation=args.observation, device=args.device, seed=args.seed
     )

@@ -8,6 +8,7 @@ moves is left out.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -54,8 +55,15 @@ _MOVES = 0.05
 _STEP = 0.5
 """Least pixels by which a part that moved is elsewhere."""
 
+_STILL = 2.0
+"""Pixels by which an object at least differs from its mean place (standard deviation) if it moves at all: a score's
+figures are of different sizes."""
+
 _OFTEN = 0.001
 """Least sightings a latent of a kind that is followed."""
+
+_FARTHEST = 5.0
+"""Standard deviations from its mean place within which an object is looked for where its kind has several."""
 
 _CLOSE = 4
 """Most pixels, height and width together, by which a look that was never seen may differ from one that was."""
@@ -77,6 +85,13 @@ class Kinds(NamedTuple):
     slots: Array
     """(8, 9): of each object that is followed its kind (-1: none); its mean row, column, height and width, and by how
     much it differs from these (standard deviations, at least 1), pixels."""
+
+
+def no_kinds() -> Kinds:
+    """None, as before the first fit."""
+    slots = np.ones((MOST_OBJECTS, 9), dtype=np.float32)
+    slots[:, 0] = -1
+    return Kinds(np.full((MOST_LOOKS, 4), -1), slots)
 
 
 class Parts(NamedTuple):
@@ -216,13 +231,14 @@ def _assign(parts: Parts, kinds: Kinds) -> tuple[Index, Mask]:
     """Which part each object that is followed is, (n, objects), and whether it is any.
 
     Where a kind has one object it is the most massive part; of several each takes the part that is most likely it, the
-    most likely of all first.
+    most likely of all first, and none that is too far away.
     """
     kind = kinds.slots[:, 0].astype(np.int64)
     fits = _kind_of(parts, kinds.looks)[:, None] == np.where(kind < 0, -2, kind)[:, None]
-    away = _unlikely(parts.place[:, None], kinds.slots[:, None])
-    alone = (kind[:, None] == kind).sum(axis=1) == 1
-    cost = np.where(fits, np.where(alone[:, None], -parts.mass[:, None], away), _FAR)
+    place, slots = parts.place[:, None], kinds.slots[:, None]
+    alone = ((kind[:, None] == kind).sum(axis=1) == 1)[:, None]
+    fits &= alone | (_away(place, slots) <= _FARTHEST**2)
+    cost = np.where(fits, np.where(alone, -parts.mass[:, None], _unlikely(place, slots)), _FAR)
     number, slots, most = cost.shape
     chosen, seen = np.zeros((number, slots), dtype=np.int64), np.zeros((number, slots), dtype=np.bool_)
     every = np.arange(number)
@@ -237,10 +253,14 @@ def _assign(parts: Parts, kinds: Kinds) -> tuple[Index, Mask]:
     return chosen, seen
 
 
+def _away(place: npt.NDArray[Any], slots: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """How far places (..., 2) are from those of slots (..., 9), in standard deviations, squared."""
+    return (((place - slots[..., 1:3]) / slots[..., 5:7]) ** 2).sum(axis=-1)
+
+
 def _unlikely(place: npt.NDArray[Any], slots: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Minus twice the log of a normal density at places (..., 2), up to a constant; of slots (..., 9)."""
-    mean, deviation = slots[..., 1:3], slots[..., 5:7]
-    return (((place - mean) / deviation) ** 2 + 2 * np.log(deviation)).sum(axis=-1)
+    return _away(place, slots) + 2 * np.log(slots[..., 5:7]).sum(axis=-1)
 
 
 def _kind_of(parts: Parts, looks: Index) -> Index:
@@ -304,20 +324,18 @@ def _merge(now: Index, then: Index, count: Index) -> Index:
 
 def _choose(parts: Parts, look: Index, seen: Index, count: Index, kind: Index, followed: Index, seed: int) -> Kinds:
     """Rows for the kinds that are followed, most often seen first: as many objects of each as are seen at once."""
-    looks = np.full((MOST_LOOKS, 4), -1)
-    slots = np.ones((MOST_OBJECTS, 9), dtype=np.float32)
-    slots[:, 0] = -1
+    looks, slots = no_kinds()
     filled, listed = 0, 0
     of_kind = np.where(look >= 0, kind[look], -1)
     for name, original in enumerate(followed):
         own = of_kind == original
         at_once = own.sum(axis=1)
         objects = max(1, int(np.percentile(at_once[at_once > 0], 95)))
-        if filled + objects > MOST_OBJECTS:
-            break
-        slots[filled : filled + objects, 0] = name
-        slots[filled : filled + objects, 1:] = _tell_apart(parts.box()[own].astype(np.float64), objects, seed)
-        filled += objects
+        told = _tell_apart(parts.box()[own].astype(np.float64), objects, seed)
+        told = told[told[:, 4:6].max(axis=1) >= _STILL][: MOST_OBJECTS - filled]
+        slots[filled : filled + len(told), 0] = name
+        slots[filled : filled + len(told), 1:] = told
+        filled += len(told)
         its = np.flatnonzero(kind == original)
         its = its[np.argsort(-count[its], kind="stable")][: MOST_LOOKS - listed]
         looks[listed : listed + len(its), :3], looks[listed : listed + len(its), 3] = seen[its], name
@@ -330,7 +348,10 @@ def _tell_apart(boxes: npt.NDArray[np.float64], objects: int, seed: int) -> npt.
 
     What moves up and down alone is told from what does not move by how far it is from its column.
     """
-    _, nearest = kmeans2(boxes[:, :2], objects, minit="++", rng=seed)
+    with warnings.catch_warnings():
+        # Where there are fewer places than objects some have none.
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
+        _, nearest = kmeans2(boxes[:, :2], objects, minit="++", rng=seed)
     found = np.ones((objects, 9))
     for _ in range(_FITS):
         for which in range(objects):

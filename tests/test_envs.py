@@ -549,7 +549,10 @@ def test_a_closed_env_says_so(tiny_dream: Dream) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"observation": "latents"}, "observation: expected one of 'embedding', 'codes', 'pixels', got 'latents'"),
+        (
+            {"observation": "latents"},
+            "observation: expected one of 'embedding', 'codes', 'objects', 'pixels', got 'latents'",
+        ),
         ({"render_mode": "ansi"}, "render_mode: expected None or 'rgb_array'"),
         ({"array": "jax"}, "array: expected 'numpy' or 'torch'"),
         ({"autoreset_mode": AutoresetMode.NEXT_STEP}, "autoreset_mode: expected SAME_STEP or DISABLED"),

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import make_tiny_dream
 
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
@@ -12,7 +13,6 @@ from dreamgym.objects import FEATURES, MOST_OBJECTS, ObjectFinder, find_parts, l
 from dreamgym.observations import ObservationBuilder
 from dreamgym.replay import Replay
 from dreamgym.transitions import real_transitions
-from tests.conftest import make_tiny_dream
 
 HEIGHT, WIDTH, CELL = 48, 32, 4
 LEFT, RIGHT, BALL, SIGN = 0.3, 0.3, 0.8, 0.3
@@ -183,6 +183,44 @@ def test_where_nothing_moves_there_is_nothing():
     codec, codes = learned(frames)
     assert (codec.slots[:, 0] == -1).all()
     assert not ObjectFinder(codec).find(stacks(codes)).any()
+
+
+def test_a_sign_that_changes_does_not_move():
+    """A score's figures: as bright as the bars, of different sizes, always in the same place."""
+    frames, places = movie(sign=False)
+    for step, frame in enumerate(frames):
+        figure = step // 15 % 3
+        frame[1 : 5 - figure, 10 : 12 + figure] = SIGN
+    codec, codes = learned(frames)
+    assert (codec.slots[:, 0] >= 0).sum() == 3
+    found = ObjectFinder(codec).find(stacks(codes))
+    rows = {name: row_of(found, codec, place[3:]) for name, place in places.items()}
+    assert len(set(rows.values())) == 3
+    # Nor is it taken for a bar that is gone.
+    gone = frames[-4:].copy()
+    gone[:, :, 2:4] = 0
+    ours, known = encoded(np.concatenate([frames, gone]))
+    ours.looks, ours.slots = codec.looks, codec.slots
+    seen = ObjectFinder(ours).find(stacks(known[-4:]))[0, :, 0]
+    assert seen[rows["left"]] == 0 and seen[rows["right"]] == 1
+
+
+def test_of_more_objects_than_there_are_rows_the_first_are_followed():
+    rng, frames = np.random.default_rng(0), np.zeros((100, HEIGHT, WIDTH), np.float32)
+    for frame in frames:
+        for column in range(0, WIDTH, 3):
+            row = int(rng.integers(4, HEIGHT - 4))
+            frame[row : row + 2, column : column + 2] = BALL
+    codec, codes = learned(frames)
+    assert (codec.slots[:, 0] >= 0).all()
+    assert ObjectFinder(codec).find(stacks(codes))[..., 0].mean() > 0.9
+
+
+def test_before_the_first_fit_nothing_is_seen(recwarn):
+    codec = VQVAE(small(objects=True))
+    latents = torch.randint(0, codec.num_codes, (3, 4, *codec.latent_shape))
+    assert not ObjectFinder(codec).find(latents).any()
+    assert not recwarn.list
 
 
 def test_an_end_of_an_episode_is_no_step():

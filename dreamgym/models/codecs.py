@@ -15,7 +15,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.models.layers import ResidualBlock, parameter_count
 from dreamgym.models.losses import continuous_bernoulli_logit, continuous_bernoulli_mean, continuous_bernoulli_nll
 from dreamgym.models.quantizer import QuantizerConfig, VectorQuantizer, cluster, perplexity, spread_out, tell_apart
-from dreamgym.objects import MOST_LOOKS, MOST_OBJECTS, find_parts, learn_kinds
+from dreamgym.objects import find_parts, learn_kinds, no_kinds
 from dreamgym.screens import SHRINKS, SHRINKS_NAMED, Screen, Shrink
 from dreamgym.shifts import shift_rows
 
@@ -277,8 +277,9 @@ class VQVAE(nn.Module):
         cell, kept = config.cell, config.sprites
         self.register_buffer("sprites", torch.zeros(self.num_codes, cell, cell), persistent=kept)
         self.register_buffer("rest", torch.zeros(*self.latent_shape, dtype=torch.int64), persistent=kept)
-        self.register_buffer("looks", torch.full((MOST_LOOKS, 4), -1), persistent=config.objects)
-        self.register_buffer("slots", torch.full((MOST_OBJECTS, 9), -1.0), persistent=config.objects)
+        kinds = no_kinds()
+        self.register_buffer("looks", torch.from_numpy(kinds.looks), persistent=config.objects)
+        self.register_buffer("slots", torch.from_numpy(kinds.slots), persistent=config.objects)
         self.pixel_bias = nn.Parameter(torch.zeros(1, *config.frame)) if config.pixel_bias else None
         pixels = config.frame_stack * config.cell**2
         self.pictures = nn.Conv2d(config.quantizer.embedding_dim, pixels, 1, bias=False) if config.pictures else None

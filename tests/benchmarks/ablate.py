@@ -143,6 +143,7 @@ ROWS = {
         "the paper's codec and codebook at this width: four stacked frames, 7x5 codes that see the whole screen",
         but(
             codec=_PUBLISHED,
+            observation="codes",
             fit={**_UNSETTLED, "unquantized_updates": 0},
             dynamics={"scale": 1, **_NO_MOTION, **_EDGES},
             dream={"latent_stack": 1},
