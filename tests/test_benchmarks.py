@@ -20,8 +20,10 @@ from dreamgym.world_model import WorldModel, WorldModelConfig
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A script of the benchmarks' folder as a module."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "benchmarks" / f"{name}.py")
+    """A script of the benchmarks' folder as a module, which finds those beside it."""
+    folder = Path(__file__).parent / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)
@@ -34,7 +36,22 @@ def test_the_benchmark_prints_and_writes_a_rate_for_every_part(
 ) -> None:
     bench = load("bench", monkeypatch)
     out = tmp_path / "bench.json"
-    bench.main(bench.Args(preset="smoke", device="cpu", envs=(1, 4), seconds=0.01, steps=300, out=out))
+    bench.main(
+        bench.Args(
+            preset="smoke",
+            full="smoke",
+            device="cpu",
+            envs=(1, 4),
+            batch=2,
+            records=(300, 600),
+            lengths=(1, 2),
+            widths=(2, 4),
+            seconds=0.001,
+            rounds=1,
+            steps=300,
+            out=out,
+        )
+    )
     measured = json.loads(out.read_text())
     assert set(measured["matmul_gflops"]) == {"float32", "bfloat16"}
     parts = (
@@ -46,13 +63,78 @@ def test_the_benchmark_prints_and_writes_a_rate_for_every_part(
         "decode",
         "codec training",
         "dynamics training",
-        "PPO in",
+        "windows drawn, surprise, of 600",
+        "SB3 rollouts",
+        "simulator and policy alone",
+        "SB3 updates",
+        "full-size dream, 4 ",
+        "full-size dynamics training, 2 x 16",
+        "the paper's training of the dynamics, 4 x 11",
+        "the paper's collecting",
     )
     for part in parts:
-        assert next(rate for name, rate in measured["rates"].items() if name.startswith(part)) > 0
+        found = next(rate for name, rate in measured["rates"].items() if name.startswith(part))
+        assert found["rate"] > 0 and found["memory"] > 0
+        assert (found["gflops"] > 0) == (found["share"] > 0) == (not part.startswith(("real", "windows")))
+    ratios = measured["ratios"]
+    for grows in ("step in dreams", "windows, uniform, in records", "steps of a window", "hidden channels"):
+        assert any(name.startswith("exponent") and name.find(grows) > 0 for name in ratios)
+    assert ratios["full-size dynamics training, by the paper's"] > 0
     printed = capsys.readouterr().out
     assert "device cpu" in printed
-    assert all(name in printed for name in measured["rates"])
+    assert all(name in printed for name in [*measured["rates"], *ratios])
+
+
+def test_operations_are_counted_from_the_model_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    measures = load("measures", monkeypatch)
+
+    class Nothing(torch.nn.Conv2d):
+        """A convolution that is not computed at all."""
+
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return input.new_zeros(len(input), self.out_channels, *input.shape[2:])
+
+    layers = Nothing(2, 3, 5, padding=2), torch.nn.Flatten(), torch.nn.Linear(3 * 36, 7)
+    model, maps = torch.nn.Sequential(*layers), torch.zeros(4, 2, 6, 6)
+    written = measures.written_operations(model, lambda: model(maps))
+    assert written == 2 * 4 * (36 * 3 * 2 * 25 + 108 * 7)
+    watch = measures.Stopwatch(torch.device("cpu"), 0.0, rounds=1)
+    counted, told = watch.measure(
+        measures.Workload("counted", 4, lambda: model(maps)),
+        measures.Workload("told", 4, lambda: model(maps), operations=written / 4),
+    )
+    assert counted.gflops == pytest.approx(2 * 108 * 7 * counted.rate / 1e9)
+    assert told.gflops == pytest.approx(written / 4 * told.rate / 1e9)
+    assert watch.results == [counted, told]
+
+
+def test_a_rate_is_the_median_of_rounds_in_which_all_take_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    measures = load("measures", monkeypatch)
+    clock, done = 0.0, list[str]()
+
+    def work(name: str, costs: list[float]) -> None:
+        nonlocal clock
+        done.append(name)
+        clock += costs.pop(0)
+
+    monkeypatch.setattr(measures.time, "perf_counter", lambda: clock)
+    # The first call counts operations, and warms up.
+    slow, fast = [9.0, 4.0, 1.0, 2.0], [9.0, 1.0, 0.5, 0.25]
+    watch = measures.Stopwatch(torch.device("cpu"), 0.0)
+    monkeypatch.setattr(watch, "_products", measures.Workload("products", 1, lambda: work("", [1.0])))
+    found = watch.measure(
+        measures.Workload("slow", 8, lambda: work("slow", slow)),
+        measures.Workload("fast", 8, lambda: work("fast", fast)),
+    )
+    assert [each.rate for each in found] == [4.0, 16.0]
+    assert [name for name in done if name] == ["slow", "fast"] * 4
+
+
+def test_an_exponent_is_the_power_with_which_a_time_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    measures = load("measures", monkeypatch)
+    assert measures.exponent([1, 10, 100], [2.0, 20.0, 200.0]) == pytest.approx(1.0)
+    assert measures.exponent([1, 4], [3.0, 6.0]) == pytest.approx(0.5)
+    assert measures.exponent([1, 4, 16], [5.0, 5.0, 5.0]) == pytest.approx(0.0)
 
 
 class Drift(gym.Env[np.ndarray, int]):
