@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -353,3 +355,79 @@ def test_balls_are_followed_in_held_out_play_of_pong(
     world_model.codec.prepare(torch.full(codec.frame, 87, dtype=torch.uint8), torch.zeros(1, 1, *codec.frame).byte())
     found = vanish.follow(world_model, held_out, vanish.Args(run=tmp_path, dreams=4, steps=20))
     assert set(found) == {"game", "dream"} and 0 <= found["dream"].seen <= 1
+
+
+def test_what_was_asked_of_a_graphics_card_is_told_with_what_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = load("gpu_report", monkeypatch)
+    bench = {
+        "machine": "NVIDIA H200, torch",
+        "matmul_gflops": {"bfloat16": 700e3},
+        "rates": {
+            "full-size dream, 256 at once": {"rate": 90_000.0, "gflops": 40e3},
+            "full-size dream, 4,096 at once": {"rate": 510_000.0, "gflops": 200e3},
+            "full-size dream, float32, 256 at once": {"rate": 10.0, "gflops": 4.0},
+            "full-size dynamics training, 1024 x 16": {"rate": 1e5, "gflops": 0.2 * 989e3},
+        },
+    }
+    (tmp_path / "run").mkdir()
+    for name, facts in (("bench", bench), ("plan", {"seconds": 1_200.0}), ("run/progress", {"seconds": 1_300.0})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(facts))
+    report.main(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith(": met") for line in lines[1:]] == [True, False, True, True]
+    assert "510,000.00" in lines[1] and "0.20" in lines[2] and "20.00" in lines[3] and "1.08" in lines[4]
+    assert report.peak({**bench, "machine": "a computer"}) == 700e3
+
+
+def stand_in(folder: Path, script: str) -> Path:
+    """A Python that writes down what it is asked to run, and does what the script says instead."""
+    path = folder / "python"
+    path.write_text(f'#!/bin/sh\necho "$*" >> "{folder}/asked"\n{script}\n')
+    path.chmod(0o755)
+    return path
+
+
+def run_gpu(folder: Path, script: str, *arguments: str) -> tuple[int, list[str]]:
+    """Status of ``gpu.sh`` with a stand-in for Python, and what it asked that for."""
+    environment = {
+        **os.environ,
+        "PYTHON": str(stand_in(folder, script)),
+        "OUT": str(folder / "out"),
+        "LIMIT": "100",
+        "PRESET": "smoke",
+        "DEVICE": "cpu",
+    }
+    script_path = Path(__file__).parent / "benchmarks" / "gpu.sh"
+    done = subprocess.run([script_path, *arguments], env=environment, capture_output=True, timeout=60)
+    asked = folder / "asked"
+    return done.returncode, asked.read_text().splitlines() if asked.exists() else []
+
+
+def test_the_gpu_script_does_its_parts_in_turn_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    # The run is stopped twice by the limit of a part, and gets further each time.
+    script = f"""
+    case "$*" in *" train "*)
+        mkdir -p {tmp_path}/out/run; touch {tmp_path}/out/run/config.json
+        echo x >> {tmp_path}/out/run/progress.json
+        [ $(wc -l < {tmp_path}/out/run/progress.json) = 3 ] || exit 143;;
+    esac"""
+    for part in ("pytest", "bench.py", "plan"):
+        status, asked = run_gpu(tmp_path, script, "next")
+        assert status == 75 and part in asked[-1]
+    status, asked = run_gpu(tmp_path, script)
+    assert status == 0
+    trained = [line for line in asked if " train " in line]
+    assert ["--resume" in line for line in trained] == [False, True, True]
+    assert all("--preset smoke" in line and "--device cpu" in line for line in trained)
+    assert "gpu_report.py" in asked[-1]
+    assert len(run_gpu(tmp_path, script)[1]) == len(asked) + 1
+
+
+def test_the_gpu_script_stops_where_a_part_fails_or_gets_nowhere(tmp_path: Path) -> None:
+    status, asked = run_gpu(tmp_path, 'case "$*" in *bench.py*) exit 3;; esac')
+    assert status == 3 and "bench.py" in asked[-1]
+    # Time runs out, and no phase of the run is finished.
+    status, asked = run_gpu(tmp_path, 'case "$*" in *" train "*) exit 124;; esac')
+    assert status == 1 and " train " in asked[-1]
