@@ -88,7 +88,8 @@ class Agent(nn.Module):
     def get_action_and_value(self, x: Tensor, action: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Actions, their log-probabilities, entropies and values, all (batch,)."""
         hidden = self.body.from_codes(x, self.codebook, self.grid)
-        probs = Categorical(logits=self.actor(hidden))
+        # To check the logits is to wait for the device.
+        probs = Categorical(logits=self.actor(hidden), validate_args=False)
         action = probs.sample() if action is None else action
         return action, probs.log_prob(action), probs.entropy(), self.critic(hidden).flatten()
 
@@ -116,11 +117,12 @@ def main(args: Args) -> Score:
     )
     device, latent_stack = envs.simulator.device, envs.simulator.latent_stack
     agent = Agent(envs.dream, latent_stack, args.network).to(device)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
 
     # ALGO Logic: Storage setup
     shape = (args.num_steps, args.n_envs)
     obs = torch.zeros(*shape, *envs.single_observation_space.shape, dtype=torch.uint8, device=device)
+    final_obs, cut = torch.zeros_like(obs), torch.zeros(shape, dtype=torch.bool, device=device)
     actions = torch.zeros(shape, dtype=torch.int64, device=device)
     logprobs, rewards, dones, values = (torch.zeros(shape, device=device) for _ in range(4))
 
@@ -145,13 +147,12 @@ def main(args: Args) -> Score:
                 actions[step], logprobs[step], _, values[step] = agent.get_action_and_value(next_obs)
             next_obs, rewards[step], terminated, truncated, infos = envs.step(actions[step])
             next_done = (terminated | truncated).float()
-            cut = (truncated & ~terminated).nonzero().flatten()
-            if len(cut):
-                with torch.no_grad():
-                    rewards[step, cut] += args.gamma * agent.get_value(infos["final_obs"][cut])
+            final_obs[step], cut[step] = infos["final_obs"], truncated & ~terminated
 
-        # bootstrap value if not done
+        # bootstrap value if not done; to ask in every step which dreams were cut is to wait for the device
         with torch.no_grad():
+            for where in cut.flatten().nonzero().flatten().split(args.n_envs):
+                rewards.view(-1)[where] += args.gamma * agent.get_value(final_obs.flatten(0, 1)[where])
             next_value = agent.get_value(next_obs)
             advantages = torch.zeros_like(rewards)
             lastgaelam = torch.zeros(args.n_envs, device=device)

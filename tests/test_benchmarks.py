@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +22,10 @@ from dreamgym.world_model import WorldModel, WorldModelConfig
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A script of the benchmarks' folder as a module."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "benchmarks" / f"{name}.py")
+    """A script of the benchmarks' folder as a module, which finds those beside it."""
+    folder = Path(__file__).parent / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)
@@ -34,7 +38,22 @@ def test_the_benchmark_prints_and_writes_a_rate_for_every_part(
 ) -> None:
     bench = load("bench", monkeypatch)
     out = tmp_path / "bench.json"
-    bench.main(bench.Args(preset="smoke", device="cpu", envs=(1, 4), seconds=0.01, steps=300, out=out))
+    bench.main(
+        bench.Args(
+            preset="smoke",
+            full="smoke",
+            device="cpu",
+            envs=(1, 4),
+            batch=2,
+            records=(300, 600),
+            lengths=(1, 2),
+            widths=(2, 4),
+            seconds=0.001,
+            rounds=1,
+            steps=300,
+            out=out,
+        )
+    )
     measured = json.loads(out.read_text())
     assert set(measured["matmul_gflops"]) == {"float32", "bfloat16"}
     parts = (
@@ -46,13 +65,78 @@ def test_the_benchmark_prints_and_writes_a_rate_for_every_part(
         "decode",
         "codec training",
         "dynamics training",
-        "PPO in",
+        "windows drawn, surprise, of 600",
+        "SB3 rollouts",
+        "simulator and policy alone",
+        "SB3 updates",
+        "full-size dream, 4 ",
+        "full-size dynamics training, 2 x 16",
+        "the paper's training of the dynamics, 4 x 11",
+        "the paper's collecting",
     )
     for part in parts:
-        assert next(rate for name, rate in measured["rates"].items() if name.startswith(part)) > 0
+        found = next(rate for name, rate in measured["rates"].items() if name.startswith(part))
+        assert found["rate"] > 0 and found["memory"] > 0
+        assert (found["gflops"] > 0) == (found["share"] > 0) == (not part.startswith(("real", "windows")))
+    ratios = measured["ratios"]
+    for grows in ("step in dreams", "windows, uniform, in records", "steps of a window", "hidden channels"):
+        assert any(name.startswith("exponent") and name.find(grows) > 0 for name in ratios)
+    assert ratios["full-size dynamics training, by the paper's"] > 0
     printed = capsys.readouterr().out
     assert "device cpu" in printed
-    assert all(name in printed for name in measured["rates"])
+    assert all(name in printed for name in [*measured["rates"], *ratios])
+
+
+def test_operations_are_counted_from_the_model_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    measures = load("measures", monkeypatch)
+
+    class Nothing(torch.nn.Conv2d):
+        """A convolution that is not computed at all."""
+
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return input.new_zeros(len(input), self.out_channels, *input.shape[2:])
+
+    layers = Nothing(2, 3, 5, padding=2), torch.nn.Flatten(), torch.nn.Linear(3 * 36, 7)
+    model, maps = torch.nn.Sequential(*layers), torch.zeros(4, 2, 6, 6)
+    written = measures.written_operations(model, lambda: model(maps))
+    assert written == 2 * 4 * (36 * 3 * 2 * 25 + 108 * 7)
+    watch = measures.Stopwatch(torch.device("cpu"), 0.0, rounds=1)
+    counted, told = watch.measure(
+        measures.Workload("counted", 4, lambda: model(maps)),
+        measures.Workload("told", 4, lambda: model(maps), operations=written / 4),
+    )
+    assert counted.gflops == pytest.approx(2 * 108 * 7 * counted.rate / 1e9)
+    assert told.gflops == pytest.approx(written / 4 * told.rate / 1e9)
+    assert watch.results == [counted, told]
+
+
+def test_a_rate_is_the_median_of_rounds_in_which_all_take_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    measures = load("measures", monkeypatch)
+    clock, done = 0.0, list[str]()
+
+    def work(name: str, costs: list[float]) -> None:
+        nonlocal clock
+        done.append(name)
+        clock += costs.pop(0)
+
+    monkeypatch.setattr(measures.time, "perf_counter", lambda: clock)
+    # The first call counts operations, and warms up.
+    slow, fast = [9.0, 4.0, 1.0, 2.0], [9.0, 1.0, 0.5, 0.25]
+    watch = measures.Stopwatch(torch.device("cpu"), 0.0)
+    monkeypatch.setattr(watch, "_products", measures.Workload("products", 1, lambda: work("", [1.0])))
+    found = watch.measure(
+        measures.Workload("slow", 8, lambda: work("slow", slow)),
+        measures.Workload("fast", 8, lambda: work("fast", fast)),
+    )
+    assert [each.rate for each in found] == [4.0, 16.0]
+    assert [name for name in done if name] == ["slow", "fast"] * 4
+
+
+def test_an_exponent_is_the_power_with_which_a_time_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    measures = load("measures", monkeypatch)
+    assert measures.exponent([1, 10, 100], [2.0, 20.0, 200.0]) == pytest.approx(1.0)
+    assert measures.exponent([1, 4], [3.0, 6.0]) == pytest.approx(0.5)
+    assert measures.exponent([1, 4, 16], [5.0, 5.0, 5.0]) == pytest.approx(0.0)
 
 
 class Drift(gym.Env[np.ndarray, int]):
@@ -271,3 +355,79 @@ def test_balls_are_followed_in_held_out_play_of_pong(
     world_model.codec.prepare(torch.full(codec.frame, 87, dtype=torch.uint8), torch.zeros(1, 1, *codec.frame).byte())
     found = vanish.follow(world_model, held_out, vanish.Args(run=tmp_path, dreams=4, steps=20))
     assert set(found) == {"game", "dream"} and 0 <= found["dream"].seen <= 1
+
+
+def test_what_was_asked_of_a_graphics_card_is_told_with_what_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = load("gpu_report", monkeypatch)
+    bench = {
+        "machine": "NVIDIA H200, torch",
+        "matmul_gflops": {"bfloat16": 700e3},
+        "rates": {
+            "full-size dream, 256 at once": {"rate": 90_000.0, "gflops": 40e3},
+            "full-size dream, 4,096 at once": {"rate": 510_000.0, "gflops": 200e3},
+            "full-size dream, float32, 256 at once": {"rate": 10.0, "gflops": 4.0},
+            "full-size dynamics training, 1024 x 16": {"rate": 1e5, "gflops": 0.2 * 989e3},
+        },
+    }
+    (tmp_path / "run").mkdir()
+    for name, facts in (("bench", bench), ("plan", {"seconds": 1_200.0}), ("run/progress", {"seconds": 1_300.0})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(facts))
+    report.main(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith(": met") for line in lines[1:]] == [True, False, True, True]
+    assert "510,000.00" in lines[1] and "0.20" in lines[2] and "20.00" in lines[3] and "1.08" in lines[4]
+    assert report.peak({**bench, "machine": "a computer"}) == 700e3
+
+
+def stand_in(folder: Path, script: str) -> Path:
+    """A Python that writes down what it is asked to run, and does what the script says instead."""
+    path = folder / "python"
+    path.write_text(f'#!/bin/sh\necho "$*" >> "{folder}/asked"\n{script}\n')
+    path.chmod(0o755)
+    return path
+
+
+def run_gpu(folder: Path, script: str, *arguments: str) -> tuple[int, list[str]]:
+    """Status of ``gpu.sh`` with a stand-in for Python, and what it asked that for."""
+    environment = {
+        **os.environ,
+        "PYTHON": str(stand_in(folder, script)),
+        "OUT": str(folder / "out"),
+        "LIMIT": "100",
+        "PRESET": "smoke",
+        "DEVICE": "cpu",
+    }
+    script_path = Path(__file__).parent / "benchmarks" / "gpu.sh"
+    done = subprocess.run([script_path, *arguments], env=environment, capture_output=True, timeout=60)
+    asked = folder / "asked"
+    return done.returncode, asked.read_text().splitlines() if asked.exists() else []
+
+
+def test_the_gpu_script_does_its_parts_in_turn_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    # The run is stopped twice by the limit of a part, and gets further each time.
+    script = f"""
+    case "$*" in *" train "*)
+        mkdir -p {tmp_path}/out/run; touch {tmp_path}/out/run/config.json
+        echo x >> {tmp_path}/out/run/progress.json
+        [ $(wc -l < {tmp_path}/out/run/progress.json) = 3 ] || exit 143;;
+    esac"""
+    for part in ("pytest", "bench.py", "plan"):
+        status, asked = run_gpu(tmp_path, script, "next")
+        assert status == 75 and part in asked[-1]
+    status, asked = run_gpu(tmp_path, script)
+    assert status == 0
+    trained = [line for line in asked if " train " in line]
+    assert ["--resume" in line for line in trained] == [False, True, True]
+    assert all("--preset smoke" in line and "--device cpu" in line for line in trained)
+    assert "gpu_report.py" in asked[-1]
+    assert len(run_gpu(tmp_path, script)[1]) == len(asked) + 1
+
+
+def test_the_gpu_script_stops_where_a_part_fails_or_gets_nowhere(tmp_path: Path) -> None:
+    status, asked = run_gpu(tmp_path, 'case "$*" in *bench.py*) exit 3;; esac')
+    assert status == 3 and "bench.py" in asked[-1]
+    # Time runs out, and no phase of the run is finished.
+    status, asked = run_gpu(tmp_path, 'case "$*" in *" train "*) exit 124;; esac')
+    assert status == 1 and " train " in asked[-1]

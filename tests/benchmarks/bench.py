@@ -1,35 +1,28 @@
 """How fast this machine is and how fast the dream is on it: ``make bench``.
 
-Every number is a rate in items a second, beside the machine's rate of matrix products, by which times are compared.
-Networks have random weights, which cost the same as trained ones; experience is a short random game.
+Every number is a rate in items a second, beside the machine's rate of matrix products in the same moments, by which
+times are compared. Networks have random weights, which cost the same as trained ones; experience is a short random
+game.
 """
 
-import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import growth
+import measures
+import paper_shape
 import torch
 import tyro
+from measures import Result, Stopwatch
+from workloads import Bench
 
-from dreamgym.agent import make_agent
-from dreamgym.checkpoint import Dream, StartStates
-from dreamgym.collect import GameSession, collect_random
-from dreamgym.config import PRESETS, RunConfig, make_config
+from dreamgym.config import PRESETS, make_config
 from dreamgym.device import resolve_device
-from dreamgym.evaluate import RandomPolicy
-from dreamgym.fit import Fitter
+from dreamgym.fit import FitConfig
 from dreamgym.hardware import describe_machine, matmul_rates
-from dreamgym.latents import encode_replay
-from dreamgym.play_session import PlaySession
-from dreamgym.real import make_game_env
-from dreamgym.replay import Replay
-from dreamgym.sb3 import make_sb3_env
-from dreamgym.simulator import DreamSimulator
-from dreamgym.world_model import WorldModel, WorldModelConfig
+
+PARTS = ("preset", "full", "paper", "growth")
 
 
 @dataclass(frozen=True)
@@ -38,144 +31,126 @@ class Args:
 
     preset: str = "laptop"
     """whose networks and batch sizes: smoke, quick, laptop, gpu or paper"""
+    full: str = "paper"
+    """preset of the full-size networks that are measured in bfloat16, and in float32 as the paper fits them"""
+    parts: tuple[str, ...] = PARTS
+    """some of preset, full, paper and growth"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>"""
-    envs: tuple[int, ...] = (1, 16, 64, 256)
+    envs: tuple[int, ...] = (1, 16, 64, 256, 1024, 4096)
     """numbers of dreams stepped at once"""
-    seconds: float = 1.0
-    """least time spent on each number"""
+    batch: int = 128
+    """windows in an update of the full-size dynamics"""
+    records: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    """sizes of the replay that windows are drawn from"""
+    lengths: tuple[int, ...] = (2, 4, 8, 16)
+    """steps of a window"""
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    """hidden channels"""
+    seconds: float = 0.5
+    """least time spent on each number in a round"""
+    rounds: int = 3
+    """times that each is measured; the median is told"""
     steps: int = 1_000
     """real steps of experience"""
     out: Path = Path("build/bench.json")
     """where the numbers go as JSON"""
 
 
-class Bench:
-    """What is measured, on one world model and one short game."""
+def measure_preset(watch: Stopwatch, bench: Bench, args: Args) -> dict[str, float]:
+    """Everything that a run of the preset does; returns exponents and ratios."""
+    watch.measure(bench.real_game())
+    dreams = [watch.measure(bench.dream_steps(envs))[0] for envs in args.envs]
+    watch.measure(bench.played())
+    watch.measure(bench.encode(), bench.decode())
+    watch.measure(bench.codec_training())
+    (update,) = watch.measure(bench.dynamics_training())
+    rollouts, alone, _ = watch.measure(*bench.agent())
+    found = {"SB3 rollouts by simulator and policy alone": measures.ratio(rollouts, alone)}
+    found["exponent of a step in dreams at once"] = growth.dreams(dreams, args.envs)
+    return found | _drawing(watch, bench, args, update)
 
-    def __init__(self, config: RunConfig, device: torch.device, args: Args) -> None:
-        self.config = config
-        self.device = device
-        self.args = args
-        env = make_game_env(config.game, **config.codec.screen)
-        self.replay = Replay(args.steps, config.codec.frame)
-        session = GameSession(env, self.replay, lambda episode: episode)
-        started = time.perf_counter()
-        collect_random(session, args.steps, RandomPolicy(env.action_space, 0), progress=False)
-        self.collected = args.steps / (time.perf_counter() - started)
-        actions = int(getattr(env.action_space, "n", 0))
-        env.close()
-        settings = WorldModelConfig(
-            config.game, actions, codec=config.codec, dynamics=config.dynamics, bf16=config.bf16
-        )
-        self.model = WorldModel(settings, seed=0).to(device)
-        windows = self.replay.sample_starts(256, config.dream.context, np.random.default_rng(0))
-        latents = torch.as_tensor(encode_replay(self.model, self.replay))[torch.as_tensor(windows.indices)]
-        mask, taken = torch.as_tensor(windows.mask), torch.as_tensor(self.replay.actions_at(windows.indices))
-        elapsed = torch.as_tensor(self.replay.elapsed_at(windows.indices[:, 0]))
-        self.dream = Dream(self.model, StartStates(latents, taken, mask, elapsed), config.dream.latent_stack)
 
-    def rate(self, items: int, act: Callable[[], Any]) -> float:
-        """Items a second of a function that handles so many a call, after one call of warm-up."""
-        act()
-        self._wait()
-        calls, started = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - started) < self.args.seconds:
-            act()
-            self._wait()
-            calls += 1
-        return items * calls / elapsed
+def _drawing(watch: Stopwatch, bench: Bench, args: Args, update: Result) -> dict[str, float]:
+    """Drawing windows: exponents, and shares of an update of the dynamics by how many records there are."""
+    fit = bench.config.fit
+    batch = fit.dynamics_batch_size
+    length = fit.sequence_length + 1
+    exponents, drawn = growth.replay(watch, bench, args.records, batch, length)
+    seconds = update.seconds * batch * (fit.sequence_length - bench.model.dynamics.looks_back)
+    found = {f"exponent of drawing windows, {kind}, in records": power for kind, power in exponents.items()}
+    for size, results in drawn.items():
+        shares = zip(exponents, (result.seconds / seconds for result in results), strict=True)
+        found |= {f"drawing windows of {size:,} records, {kind}, by an update": share for kind, share in shares}
+    return found
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
-    def dream_step(self, envs: int) -> float:
-        """Steps of the simulator alone."""
-        simulator = DreamSimulator(self.model, self.dream.starts, num_envs=envs, horizon=None, seed=0)
-        simulator.reset()
-        actions = torch.zeros(envs, dtype=torch.int64, device=self.device)
-        return self.rate(envs, lambda: simulator.step(actions))
+def measure_full(watch: Stopwatch, args: Args) -> dict[str, float]:
+    """The full-size dynamics in bfloat16 beside float32, and its training beside the paper's; returns ratios."""
+    config = make_config(args.full)
+    plain = Bench(config, watch.device, args.steps, bf16=False)
+    fast = Bench(config, watch.device, args.steps, bf16=True)
+    steps = {envs: watch.measure(fast.dream_steps(envs, "full-size dream"))[0] for envs in args.envs}
+    middle = 256 if 256 in args.envs else max(args.envs)
+    both = watch.measure(
+        fast.dream_steps(middle, "full-size dream again"), plain.dream_steps(middle, "full-size dream, float32")
+    )
+    fit = replace(FitConfig(), dynamics_batch_size=args.batch)
+    trained = watch.measure(fast.dynamics_training(fit, "full-size dynamics training"), paper_shape.training(plain))
+    found = {f"full-size step of {middle} dreams, by float32": measures.ratio(*both)}
+    found["full-size dynamics training, by the paper's"] = measures.ratio(*trained)
+    if 16 in steps:
+        found[f"full-size step of {middle} dreams by 16, an item"] = measures.ratio(steps[middle], steps[16])
+    found["exponent of a full-size step in dreams at once"] = growth.dreams(list(steps.values()), args.envs)
+    plain.closing.close()
+    fast.closing.close()
+    return found
 
-    def played(self) -> float:
-        """Frames of a person's dream: steps, their uncertainty and their pictures, without what shows them."""
-        session = PlaySession(self.dream, seed=0)
-        rate = self.rate(1, lambda: (session.tick(), session.view()))
-        session.close()
-        return rate
 
-    def encode(self) -> float:
-        """Frames encoded, 256 at once."""
-        frames = self.replay.frames_at(np.arange(256), self.model.frame_stack)
-        return self.rate(256, lambda: self.model.encode(frames))
+def measure_paper(watch: Stopwatch, args: Args) -> None:
+    """The rest of the paper's schedule: training with its codec updates, one game, 16 dreams."""
+    bench = Bench(make_config(args.full), watch.device, args.steps, bf16=False)
+    watch.measure(paper_shape.training(bench, with_codec=True))
+    watch.measure(paper_shape.playing(bench))
+    watch.measure(bench.dream_steps(16, "the paper's dream, float32"))
+    watch.measure(bench.encode("the paper's encode, float32"), bench.decode("the paper's decode, float32"))
+    bench.closing.close()
 
-    def decode(self) -> float:
-        """Latents decoded, 256 at once."""
-        latents = self.model.encode(self.replay.frames_at(np.arange(256), self.model.frame_stack))
-        return self.rate(256, lambda: self.model.decode(latents))
 
-    def fit(self) -> dict[str, float]:
-        """Frames through an update of the codec, and of the dynamics (batch x steps)."""
-        fit = replace(self.config.fit, unquantized_updates=0, interleaved=False)
-        fitter = Fitter(self.model, fit)
-        rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-        latents = encode_replay(self.model, self.replay)
-        # Several updates a call: drawing windows has a cost of its own at the start of each.
-        updates = 5
-        return {
-            "codec training, frames": self.rate(
-                updates * fit.codec_batch_size,
-                lambda: fitter.fit_codec(self.replay, updates, rng, generator, progress=False),
-            ),
-            "dynamics training, frames": self.rate(
-                updates * fit.dynamics_batch_size * (fit.sequence_length - self.model.dynamics.looks_back),
-                lambda: fitter.fit_dynamics(self.replay, latents, updates, rng, generator, progress=False),
-            ),
-        }
-
-    def agent(self) -> float:
-        """Imagined steps of the preset's agent: rollouts through Stable-Baselines3 and its updates."""
-        config = self.config
-        env = make_sb3_env(
-            self.dream,
-            config.dream.num_envs,
-            device=str(self.device),
-            observation=config.observation,
-            horizon=config.dream.horizon,
-            seed=0,
-        )
-        agent = make_agent(config, env, 0, str(self.device))
-        steps = config.ppo.n_steps * config.dream.num_envs
-        return self.rate(steps, lambda: agent.learn(steps, reset_num_timesteps=False))
+def measure_growth(watch: Stopwatch, args: Args) -> dict[str, float]:
+    """Exponents of the paper's dynamics in length and width."""
+    widest = max(args.widths)
+    return {
+        "exponent of an update in steps of a window": growth.lengths(watch, args.lengths, 16, widest // 2),
+        "exponent of a step in hidden channels": growth.widths(watch, args.widths, 64),
+    }
 
 
 def main(args: Args) -> None:
     """Measure, print a table, write the JSON."""
     device = resolve_device(args.device)
-    matmul = matmul_rates(device)
-    machine = describe_machine(device)
-    print(f"device {device}: {machine}\npreset {args.preset} of {', '.join(PRESETS)}")
-    config = make_config(args.preset)
-    bench = Bench(config, device, args)
-    rates = {"real game, steps": bench.collected}
-    rates |= {f"dream, {envs} at once, steps": bench.dream_step(envs) for envs in args.envs}
-    rates["played by a person, frames"] = bench.played()
-    rates |= {"encode, frames": bench.encode(), "decode, frames": bench.decode()}
-    rates |= bench.fit()
-    rates[f"{config.algo} in {config.dream.num_envs} dreams, steps"] = bench.agent()
+    machine, matmul = describe_machine(device), matmul_rates(device)
+    print(f"device {device}: {machine}\npreset {args.preset} of {', '.join(PRESETS)}; full-size as {args.full}")
     for name, value in matmul.items():
-        print(f"{f'matrix product 2048^3, {name}':<36}{value:>12,.0f} GFLOP/s")
-    for name, value in rates.items():
-        print(f"{name:<36}{value:>12,.0f} /s")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    measured = {
-        "machine": machine,
-        "device": str(device),
-        "preset": args.preset,
-        "matmul_gflops": matmul,
-        "rates": rates,
-    }
-    args.out.write_text(json.dumps(measured, indent=2) + "\n")
+        print(f"{f'matrix product 2048^3, {name}':<58}{value:>12,.0f} GFLOP/s")
+    watch = Stopwatch(device, args.seconds, args.rounds)
+    print(measures.heading())
+    ratios: dict[str, float] = {}
+    if "preset" in args.parts:
+        bench = Bench(make_config(args.preset), device, args.steps)
+        ratios |= measure_preset(watch, bench, args)
+        bench.closing.close()
+    if "full" in args.parts:
+        ratios |= measure_full(watch, args)
+    if "paper" in args.parts:
+        measure_paper(watch, args)
+    if "growth" in args.parts:
+        ratios |= measure_growth(watch, args)
+    for name, value in ratios.items():
+        print(f"{name:<70}{value:>9.3f}")
+    facts: dict[str, Any] = {"machine": machine, "device": str(device), "preset": args.preset, "full": args.full}
+    facts |= {"threads": torch.get_num_threads(), "matmul_gflops": matmul, "ratios": ratios}
+    measures.write(args.out, facts, watch.results)
     print(f"written to {args.out}")
 
 
