@@ -168,7 +168,7 @@ def collect_with(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for _ in progress_bar(range(steps), name="collect", unit="step", wanted=progress):
-            observation = to_numpy(builder.build(tracker.latents))
+            observation = to_numpy(tracker.show(builder))
             actions, state = policy.predict(observation, state, np.array([start]), False)
             start = session.step(actions[0])
             frames = window.push(start)
@@ -241,8 +241,9 @@ def _track_recent(session: GameSession, tracker: LatentTracker, latent_stack: in
     """Fill a tracker with the latents of the open episode's newest frames; whether the episode has just begun."""
     recent = session.recent_frames(latent_stack, stack)
     tracker.begin(recent[:1])
-    for observation in recent[1:]:
-        tracker.advance(np.zeros(1, dtype=np.int64), observation[None])
+    led = np.arange(len(session.replay) - len(recent) + 1, len(session.replay))
+    for index, observation in zip(led, recent[1:], strict=True):
+        tracker.advance(session.replay.actions_at(index)[None], observation[None])
     return session.first
 
 

@@ -253,11 +253,11 @@ class Dreaming:
 
     def observe(self, rows: torch.Tensor | None = None) -> Any:
         """Observations of all dreams, or of those at indices rows, on the device."""
-        latents = self.simulator.latents
+        latents, taken = self.simulator.latents, self.simulator.taken
         hidden = self.simulator.hidden() if self.builder.hidden_state else None
         if rows is not None:
-            latents, hidden = latents[rows], None if hidden is None else hidden[rows]
-        return self.builder.build(latents, hidden)
+            latents, taken, hidden = latents[rows], taken[rows], None if hidden is None else hidden[rows]
+        return self.builder.build(latents, hidden, taken)
 
     def restart(self, seed: int | None, options: Mapping[str, Any], mask: torch.Tensor | None) -> None:
         """Reset dreams and, given a seed, their random streams.

@@ -21,6 +21,7 @@ from dreamgym.observations import ObservationBuilder, to_numpy
 from dreamgym.provenance import file_name, provenance, run_name
 from dreamgym.replay import Replay
 from dreamgym.run_folder import RunFolder, derive_seed, run_of
+from dreamgym.warm_starts import WarmStarts
 from dreamgym.world_model import WorldModel
 
 START_STATES = 400
@@ -279,9 +280,11 @@ def _round_policy(source: Path, dream: Dream, model: WorldModel) -> tuple[dict[s
     """The policy's tensors as they are stored, and in which share of the start states its choice stays the same."""
     config, agent = read_agent(source, dream, str(model.device))
     kind, latents = config.observation, dream.starts.latents[:, -dream.latent_stack :].long()
+    rows = torch.arange(len(latents), device=latents.device)
+    taken = WarmStarts(dream.world_model, dream.starts, latents.device).taken(rows)
 
     def choices(world_model: WorldModel) -> npt.NDArray[Any]:
-        seen = ObservationBuilder(world_model, kind, dream.latent_stack, hidden_state=False).build(latents)
+        seen = ObservationBuilder(world_model, kind, dream.latent_stack, hidden_state=False).build(latents, taken=taken)
         return agent.predict(to_numpy(seen), deterministic=True)[0]
 
     def other_actions(policy: Mapping[str, Tensor]) -> float:

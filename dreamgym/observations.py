@@ -33,9 +33,13 @@ class ObservationBuilder:
     =============  ==========================================  ===================================================
     ``embedding``  float32 (stack * channels, height, width)   the codes' embeddings, oldest latent first
     ``codes``      uint8 (height * width, stack)               the indices themselves: 128 times fewer bytes
-    ``objects``    float32 (8, 11)                             places and last steps of what moves before the background
+    ``objects``    float32 (8 * 11 + actions,)                 places and last steps of what moves before the
+                                                               background, and what was done last, one-hot
     ``pixels``     uint8 (stack * frame channels, H, W)        the decoded frames, for ``CnnPolicy``
     =============  ==========================================  ===================================================
+
+    A screen is drawn before the newest of an action's frames is reckoned, so that what was done last is part of what an
+    agent has to know. Codes, embeddings and pixels leave it to be seen from how things move.
 
     With ``hidden_state`` the space is a Dict: ``observation`` as above and ``hidden`` float32 (hidden channels, height,
     width), what the dynamics knew before the newest latent.
@@ -76,7 +80,8 @@ class ObservationBuilder:
             channels, *grid = codec.embedding_shape
             return spaces.Box(-np.inf, np.inf, (self.latent_stack * channels, *grid), np.float32)
         if self.kind == "objects":
-            return spaces.Box(-np.inf, np.inf, (MOST_OBJECTS, FEATURES), np.float32)
+            size = MOST_OBJECTS * FEATURES + self.world_model.num_actions
+            return spaces.Box(-np.inf, np.inf, (size,), np.float32)
         if self.kind == "codes":
             if codec.num_codes > 256:
                 raise ConfigError(f"observation 'codes' holds at most 256 codes in a byte, got {codec.num_codes}.")
@@ -85,26 +90,31 @@ class ObservationBuilder:
         return spaces.Box(0, 255, (self.latent_stack * channels, *size), np.uint8)
 
     @torch.no_grad()
-    def build(self, latents: Tensor, hidden: Tensor | None = None) -> Observation:
+    def build(self, latents: Tensor, hidden: Tensor | None = None, taken: Tensor | None = None) -> Observation:
         """Build a batch of observations in fresh tensors.
 
         Args:
             latents: (batch, latent_stack, *latent_shape) int64, newest last.
             hidden: (batch, hidden channels, height, width); read only with ``hidden_state``.
+            taken: (batch, num_actions) float32, what was done last (:func:`dreamgym.models.layers.action_vectors`),
+                zeros where an episode begins; read only for ``"objects"``. None: nothing yet.
 
         Returns:
             Observations (batch, ...), as the space says.
         """
-        shown = self._show(latents)
+        shown = self._show(latents, taken)
         if not self.hidden_state:
             return shown
         assert hidden is not None
         return {"observation": shown, "hidden": hidden.float().clone()}
 
-    def _show(self, latents: Tensor) -> Tensor:
+    def _show(self, latents: Tensor, taken: Tensor | None) -> Tensor:
         batch, stack = latents.shape[:2]
         if self._objects is not None:
-            return torch.from_numpy(self._objects.find(latents)).to(latents.device)
+            found = torch.from_numpy(self._objects.find(latents)).to(latents.device).flatten(1)
+            return torch.cat(
+                [found, found.new_zeros(batch, self.world_model.num_actions) if taken is None else taken], 1
+            )
         if self.kind == "codes":
             return latents.reshape(batch, stack, -1).transpose(1, 2).contiguous().to(torch.uint8)
         translate = self.world_model.embed if self.kind == "embedding" else self.world_model.decode

@@ -22,8 +22,17 @@ from dreamgym.dreaming import (
     open_dream,
 )
 from dreamgym.errors import ConfigError, InvalidInputError
+from dreamgym.models.layers import action_vectors
 from dreamgym.models.losses import NO_REWARD, reward_classes
-from dreamgym.observations import ObservationBuilder, ObservationKind, objects_at, put_rows, take_rows, to_numpy
+from dreamgym.observations import (
+    Observation,
+    ObservationBuilder,
+    ObservationKind,
+    objects_at,
+    put_rows,
+    take_rows,
+    to_numpy,
+)
 from dreamgym.real import make_game_env, make_game_vector_env
 from dreamgym.states import map_state
 from dreamgym.world_model import WorldModel
@@ -45,7 +54,7 @@ class GameOptions(TypedDict, total=False):
 
 
 class LatentTracker:
-    """Follows real games in latent space: the newest latents of each and, if asked for, the dynamics' state.
+    """Follows real games in latent space: newest latents, last actions and, if asked for, the dynamics' state.
 
     Args:
         world_model: encodes frames; its dynamics is run along the real actions.
@@ -61,6 +70,7 @@ class LatentTracker:
         self._state: Any = world_model.initial_state(num_envs) if hidden_state else None
         shape = (num_envs, latent_stack, *world_model.codec.latent_shape)
         self.latents = torch.zeros(shape, dtype=torch.int64, device=world_model.device)
+        self.taken = torch.zeros(num_envs, world_model.num_actions, device=world_model.device)
 
     def begin(self, frames: Frames, rows: npt.NDArray[np.int64] | None = None) -> None:
         """Games begin: their first latent fills the stack, as in the dream's start states.
@@ -74,6 +84,7 @@ class LatentTracker:
         index = torch.as_tensor(rows, device=self.latents.device)
         self.latents = self.latents.clone()
         self.latents[index] = latents.unsqueeze(1).expand(-1, self._latent_stack, *[-1] * (latents.ndim - 1))
+        self.taken = self.taken.index_fill(0, index, 0)
         if self._state is not None:
             blank = self._world_model.initial_state(len(rows), torch.zeros(len(rows), dtype=torch.int64))
 
@@ -87,10 +98,11 @@ class LatentTracker:
 
         The dynamics' state, where it is kept, is told of the rewards (num_envs,).
         """
+        number = torch.float32 if self._world_model.config.continuous else torch.int64
+        taken = torch.as_tensor(np.array(actions), dtype=number, device=self.latents.device)
+        self.taken = action_vectors(taken, self._world_model.num_actions)
         if self._state is not None:
             before = self._state
-            number = torch.float32 if self._world_model.config.continuous else torch.int64
-            taken = torch.as_tensor(np.array(actions), dtype=number, device=self.latents.device)
             self._state = self._world_model.step(self.latents[:, -1], taken, before)[1]
             if rewards is not None:
                 came = torch.as_tensor(np.array(rewards, dtype=np.float32), device=self.latents.device)
@@ -102,6 +114,10 @@ class LatentTracker:
     def hidden(self) -> torch.Tensor | None:
         """The dynamics' hidden state (num_envs, hidden channels, height, width), where it is run."""
         return None if self._state is None else self._world_model.hidden(self._state)
+
+    def show(self, builder: ObservationBuilder) -> Observation:
+        """What a builder makes of all that is known of the games."""
+        return builder.build(self.latents, self.hidden(), self.taken)
 
 
 class RealEnv(gym.Env[Any, Any]):
@@ -154,7 +170,7 @@ class RealEnv(gym.Env[Any, Any]):
         self.game.close()
 
     def _observe(self) -> Any:
-        return take_rows(to_numpy(self._builder.build(self._tracker.latents, self._tracker.hidden())), 0)
+        return take_rows(to_numpy(self._tracker.show(self._builder)), 0)
 
 
 class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
@@ -251,7 +267,7 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.games.close(**kwargs)
 
     def _observe(self) -> Any:
-        return to_numpy(self._builder.build(self._tracker.latents, self._tracker.hidden()))
+        return to_numpy(self._tracker.show(self._builder))
 
 
 def _check_actions(space: gym.Space[Any], dream: Dream) -> gym.Space[Any]:

@@ -329,7 +329,7 @@ class ObjectsExtractor(BaseFeaturesExtractor):
     """Features of ``"objects"`` observations.
 
     Args:
-        observation_space: float32 Box (objects, features).
+        observation_space: float32 Box (features,).
         network: ``"paper"`` or ``"light"``, which has half as many units.
     """
 
@@ -337,11 +337,11 @@ class ObjectsExtractor(BaseFeaturesExtractor):
         """Build the network for the space."""
         units = OBJECT_UNITS[_check_network(network)]
         super().__init__(observation_space, units)
-        objects, features = cast("tuple[int, int]", observation_space.shape)
-        self.trunk = ObjectTrunk(objects, features, units)
+        (features,) = cast("tuple[int]", observation_space.shape)
+        self.trunk = ObjectTrunk(features, units)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Map observations (batch, objects, features) to features (batch, features_dim)."""
+        """Map observations (batch, features) to features (batch, features_dim)."""
         return self.trunk(observations)
 
 
@@ -391,7 +391,7 @@ def _observation_kind(space: gym.Space[Any]) -> ObservationKind:
     """What an observation space shows, from its shape and type."""
     first = _parts(space)[0]
     if first.dtype != np.uint8:
-        return "objects" if len(first.shape or ()) == 2 else "embedding"
+        return "objects" if len(first.shape or ()) == 1 else "embedding"
     return "codes" if len(first.shape or ()) == 2 else "pixels"
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dreamgym.device import resolve_device
 from dreamgym.errors import ConfigError, InvalidActionError, InvalidInputError
+from dreamgym.models.layers import action_vectors
 from dreamgym.states import map_state, take_state, where_rows, where_state
 from dreamgym.streams import Streams
 from dreamgym.warm_starts import WarmStarts
@@ -46,6 +47,9 @@ class DreamState(NamedTuple):
     """The dynamics' state: a NamedTuple of tensors (num_envs, ...)."""
     latents: Tensor
     """(num_envs, latent_stack, *latent_shape) int64, newest last."""
+    taken: Tensor
+    """(num_envs, num_actions) float32: what was done last, one-hot where actions are discrete; zeros at an episode's
+    begin."""
     age: Tensor
     """(num_envs,) int64: steps since the dream started."""
     start: Tensor
@@ -63,6 +67,7 @@ class DreamState(NamedTuple):
         return DreamState(
             take_state(self.dynamics, indices),
             self.latents[indices],
+            self.taken[indices],
             self.age[indices],
             self.start[indices],
             take_state(self.streams, indices),
@@ -167,6 +172,11 @@ class DreamSimulator:
         return self._current().latents
 
     @property
+    def taken(self) -> Tensor:
+        """(num_envs, num_actions) float32: what was done last; zeros in a dream of an episode's begin."""
+        return self._current().taken
+
+    @property
     def age(self) -> Tensor:
         """(num_envs,) int64: steps since each dream started (or its staggered first age)."""
         return self._current().age
@@ -221,7 +231,12 @@ class DreamSimulator:
         if self.stagger and self.horizon is not None and rows is None:
             age = self._draw(uniforms[:, 1], self.horizon)
         fresh = DreamState(
-            self._starts.states(start, rows), self._starts.stacks(start, self.latent_stack), age, start, self._streams
+            self._starts.states(start, rows),
+            self._starts.stacks(start, self.latent_stack),
+            self._starts.taken(start),
+            age,
+            start,
+            self._streams,
         )
         if rows is None or self._state is None:
             self._state = fresh
@@ -230,6 +245,7 @@ class DreamSimulator:
         self._state = DreamState(
             where_state(rows, fresh.dynamics, old.dynamics),
             where_rows(rows, fresh.latents, old.latents),
+            where_rows(rows, fresh.taken, old.taken),
             where_rows(rows, fresh.age, old.age),
             where_rows(rows, fresh.start, old.start),
             self._streams,
@@ -275,7 +291,8 @@ class DreamSimulator:
         else:
             truncated = at_horizon & ~terminated
         latents = torch.cat([state.latents[:, 1:], latent.unsqueeze(1)], dim=1)
-        self._state = DreamState(dynamics, latents, age, state.start, self._streams)
+        taken = action_vectors(actions, self.world_model.num_actions)
+        self._state = DreamState(dynamics, latents, taken, age, state.start, self._streams)
         return StepResult(latents, reward.float(), terminated, truncated)
 
     def state(self) -> DreamState:
@@ -300,6 +317,7 @@ class DreamSimulator:
         self._state = DreamState(
             map_state(self._here, copy.dynamics),
             self._here(copy.latents),
+            self._here(copy.taken),
             self._here(copy.age),
             self._here(copy.start),
             map_state(self._here, copy.streams),

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dreamgym.models.layers import action_vectors
 from dreamgym.observations import ObservationBuilder, to_numpy
 from dreamgym.replay import Replay
 
@@ -22,7 +23,7 @@ class Transitions(NamedTuple):
     """Steps of experience, in order: n of them.
 
     Attributes:
-        observations: (n, cells, stack) uint8 codes, oldest latent first; or (n, objects, features) float32.
+        observations: (n, cells, stack) uint8 codes, oldest latent first; or (n, features) float32 of objects.
         next_observations: the same after the step; where an episode ended, the last that was shown.
         actions: (n, ...).
         rewards: (n,) float32.
@@ -60,7 +61,7 @@ def real_transitions(
     starts = np.concatenate([np.full(stop - start, start) for start, stop in spans] or [np.empty(0, np.int64)])
     steps = np.arange(len(starts))
     past = np.maximum(steps[:, None] + np.arange(1 - latent_stack, 1), starts[:, None])
-    observations = _observe(latents, past, builder)
+    observations = _observe(latents, past, builder, replay, starts)
     last = np.zeros(len(steps), dtype=np.bool_)
     last[[stop - 1 for _, stop in spans]] = True
     lost = replay.life_lost_at(steps) if life_loss_ends else np.zeros(len(steps), dtype=np.bool_)
@@ -79,15 +80,25 @@ def real_transitions(
 
 
 def _observe(
-    latents: npt.NDArray[np.uint8], past: npt.NDArray[np.int64], builder: ObservationBuilder | None
+    latents: npt.NDArray[np.uint8],
+    past: npt.NDArray[np.int64],
+    builder: ObservationBuilder | None,
+    replay: Replay,
+    starts: npt.NDArray[np.int64],
 ) -> npt.NDArray[Any]:
-    """Observations of stacks of latents, which are given by their indices (n, stack)."""
+    """Observations of stacks of latents, given by their indices (n, stack), in episodes that began at starts (n,)."""
     if builder is None or builder.kind == "codes":
         return latents.reshape(len(latents), math.prod(latents.shape[1:]))[past].transpose(0, 2, 1)
     device = builder.world_model.device
     pieces = np.array_split(past, max(1, len(past) // _TOGETHER))
-    shown = [builder.build(torch.from_numpy(latents[piece]).long().to(device)) for piece in pieces]
-    return np.concatenate([to_numpy(observation) for observation in shown])
+    shown: list[npt.NDArray[Any]] = []
+    for piece in pieces:
+        now = piece[:, -1]
+        actions = torch.as_tensor(replay.actions_at(np.maximum(now - 1, starts[now]))).to(device)
+        taken = action_vectors(actions, builder.world_model.num_actions)
+        taken[torch.from_numpy(now == starts[now]).to(device)] = 0
+        shown.append(to_numpy(builder.build(torch.from_numpy(latents[piece]).long().to(device), taken=taken)))
+    return np.concatenate(shown)
 
 
 def remember(buffer: Any, transitions: Transitions) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dreamgym.errors import ConfigError
+from dreamgym.models.layers import action_vectors
 from dreamgym.states import map_state, take_state, where_state
 
 if TYPE_CHECKING:
@@ -59,6 +60,16 @@ class WarmStarts:
     def stacks(self, indices: Tensor, depth: int) -> Tensor:
         """The last latents of the contexts at indices (rows,): (rows, depth, *latent_shape) int64, oldest first."""
         return self._latents[indices, self.context - depth :]
+
+    def taken(self, indices: Tensor) -> Tensor:
+        """What led to the last latents of the contexts at indices (rows,): (rows, num_actions) float32.
+
+        Zeros where an episode begins.
+        """
+        if self.context == 1:
+            return torch.zeros(len(indices), self._world_model.num_actions, device=indices.device)
+        actions = action_vectors(self._actions[indices, self.context - 2], self._world_model.num_actions)
+        return actions * self._valid[indices, self.context - 2].unsqueeze(1)
 
     def states(self, indices: Tensor, mask: Tensor | None) -> Any:
         """The dynamics' state at the starts at indices (rows,).

@@ -273,15 +273,21 @@ def test_real_experience_is_remembered_as_objects():
     codec, codes = learned(frames)
     replay = Replay(30, (4, 4))
     for index in range(30):
-        replay.append(np.zeros((4, 4), np.uint8), 0, 0.0, index == 19, False, False, index in (0, 20))
+        replay.append(np.zeros((4, 4), np.uint8), index % 3, 0.0, index == 19, False, False, index in (0, 20))
     builder = SimpleNamespace(
         kind="objects",
-        world_model=SimpleNamespace(device=torch.device("cpu")),
-        build=lambda latents: torch.from_numpy(ObjectFinder(codec).find(latents)),
+        world_model=SimpleNamespace(device=torch.device("cpu"), num_actions=3),
+        build=lambda latents, taken: torch.cat(
+            [torch.from_numpy(ObjectFinder(codec).find(latents)).flatten(1), taken], 1
+        ),
     )
     past = real_transitions(codes.astype(np.uint8), replay, 4, False, builder)  # pyright: ignore[reportArgumentType]
-    assert past.observations.shape == (29, MOST_OBJECTS, FEATURES)
-    np.testing.assert_array_equal(past.observations[3:19], ObjectFinder(codec).find(stacks(codes[:20]))[:16])
+    size = MOST_OBJECTS * FEATURES
+    assert past.observations.shape == (29, size + 3)
+    found = ObjectFinder(codec).find(stacks(codes[:20])).reshape(-1, size)
+    np.testing.assert_array_equal(past.observations[3:19, :size], found[:16])
+    np.testing.assert_array_equal(past.observations[1:20, size:], np.eye(3)[past.actions[:19]])
     np.testing.assert_array_equal(past.next_observations[:19], past.observations[1:20])
     # The first of an episode has nothing before it.
-    assert not past.observations[[0, 20], :, 5:].any()
+    firsts = past.observations[[0, 20]]
+    assert not firsts[:, :size].reshape(2, MOST_OBJECTS, FEATURES)[..., 5:].any() and not firsts[:, size:].any()

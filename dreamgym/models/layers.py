@@ -171,8 +171,21 @@ def one_hot_planes(actions: Tensor, num_actions: int, height: int, width: int) -
     Returns:
         (batch, num_actions, height, width) float32, channels last.
     """
-    vectors = actions.float() if actions.dim() == 2 else F.one_hot(actions, num_actions).float()
+    vectors = action_vectors(actions, num_actions)
     return vectors[:, :, None, None].expand(-1, -1, height, width).contiguous(memory_format=torch.channels_last)
+
+
+def action_vectors(actions: Tensor, num_actions: int) -> Tensor:
+    """Actions as numbers.
+
+    Args:
+        actions: (batch,) int64 for a discrete action, (batch, num_actions) float for a continuous one.
+        num_actions: number of actions, or length of the action vector.
+
+    Returns:
+        (batch, num_actions) float32: one-hot for a discrete action.
+    """
+    return actions.float() if actions.dim() == 2 else F.one_hot(actions, num_actions).float()
 
 
 def parameter_count(module: nn.Module | None) -> int:

@@ -127,16 +127,14 @@ class ObjectTrunk(nn.Sequential):
     """A body for observations of objects: two linear layers of so many units, each with a LeakyReLU.
 
     Args:
-        objects: rows of an observation.
-        features: numbers of each object.
+        features: numbers of an observation.
         out_features: width of both layers.
     """
 
-    def __init__(self, objects: int, features: int, out_features: int = 256) -> None:
+    def __init__(self, features: int, out_features: int = 256) -> None:
         """Build the layers."""
         super().__init__(
-            nn.Flatten(),
-            nn.Linear(objects * features, out_features),
+            nn.Linear(features, out_features),
             nn.LeakyReLU(),
             nn.Linear(out_features, out_features),
             nn.LeakyReLU(),
