@@ -35,6 +35,7 @@ BUSY, REFUSED = 1013, 1008
 _LONGEST_MESSAGE = 4096  # bytes that a player may send at once
 _PATIENCE = 2.0  # seconds for a handshake, and for a farewell
 _LOOK = 0.05  # seconds between two looks for a player
+_FAREWELL = 1.0  # seconds for which a page that is loaded again waits for its former connection to end
 
 _log = logging.getLogger("dreamgym.play")
 _log.addHandler(logging.NullHandler())
@@ -163,14 +164,21 @@ class PlayServer:
     def _handle(self, connection: ServerConnection) -> None:
         """Listen to a page in a thread of its own, unless another plays."""
         player = Player(connection)
-        with self._lock:
-            taken = self._player is not None and not self._player.gone
-            if not taken:
-                self._player = player
+        until = time.monotonic() + _FAREWELL
+        while (taken := not self._seat(player)) and time.monotonic() < until:
+            time.sleep(_LOOK)
         if taken:
             connection.close(BUSY, "Another window plays this game. Close it there, then try again here.")
         else:
             player.listen()
+
+    def _seat(self, player: Player) -> bool:
+        """Let a player play, if no other does."""
+        with self._lock:
+            if self._player is not None and not self._player.gone:
+                return False
+            self._player = player
+            return True
 
     def _respond(self, connection: ServerConnection, request: Request) -> Response | None:
         """The page, a refusal, or None where a page connects as it should."""
