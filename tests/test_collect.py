@@ -103,11 +103,18 @@ def test_two_sessions_of_pong_in_halves_are_one_whole_after_a_save(tmp_path):
     assert same(whole, play(Replay.load(tmp_path), 80, policy))
 
 
+class WithTaken(ObservationBuilder):
+    """Shows what was done last beside whatever it shows."""
+
+    def build(self, latents, hidden=None, taken=None):
+        return torch.cat([super().build(latents).flatten(1).float(), taken], dim=1)
+
+
 @pytest.mark.parametrize("stack", [1, 3])
 @pytest.mark.parametrize("half", [2, 5, 7, 9, 13])
 def test_an_agent_goes_on_with_the_latents_that_it_would_have_seen(stack, half):
     model = make_tiny_dream(frame_stack=stack).world_model
-    builder = ObservationBuilder(model, "codes", 4, hidden_state=False)
+    builder = WithTaken(model, "codes", 4, hidden_state=False)
     whole, halves = Replay(40), Replay(40)
     one, other = Script(), Script()
     collect_with(session(whole), 20, one, model, builder, 4, 0, progress=False)
@@ -117,6 +124,9 @@ def test_an_agent_goes_on_with_the_latents_that_it_would_have_seen(stack, half):
     assert all(np.array_equal(a, b) for a, b in zip(one.seen, other.seen, strict=True))
     assert one.starts == other.starts
     assert np.flatnonzero(one.starts).tolist() == [0, 7, 14]
+    taken = np.eye(model.num_actions)[np.append(0, whole.actions_at(np.arange(19)))]
+    taken[one.starts] = 0
+    assert np.array_equal(np.concatenate(one.seen)[:, -model.num_actions :], taken)
 
 
 def test_the_agent_sees_the_frames_of_its_episode_alone():

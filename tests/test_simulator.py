@@ -1,6 +1,7 @@
 """What the simulator promises: dreams that do not disturb each other, and ends that are what they say."""
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,12 +34,32 @@ def run(simulator: DreamSimulator, steps: range) -> list[StepResult]:
 
 
 def tensors(state: DreamState) -> list[Tensor]:
-    return [*state.dynamics, state.latents, state.age, state.start, *state.streams]
+    return [*state.dynamics, state.latents, state.taken, state.age, state.start, *state.streams]
 
 
 def same(first: DreamState, second: DreamState, rows: Tensor | None = None) -> bool:
     rows = torch.ones(len(first.age), dtype=torch.bool) if rows is None else rows
     return all(torch.equal(a[rows], b[rows]) for a, b in zip(tensors(first), tensors(second), strict=True))
+
+
+def test_a_dream_begins_with_what_was_really_done_last_and_goes_on_with_what_is_done_in_it() -> None:
+    dream = make_tiny_dream()
+    context = dream.starts.latents.shape[1]
+    valid, actions = dream.starts.valid.clone(), dream.starts.actions.clone()
+    valid[:] = True
+    valid[1, context - 2] = False
+    actions[:, context - 2] = torch.arange(len(actions)) % 6
+    simulator = simulate(replace(dream, starts=dream.starts._replace(valid=valid, actions=actions)))
+    simulator.reset(starts=torch.arange(NUM_ENVS))
+    before = torch.eye(6)[torch.arange(NUM_ENVS) % 6]
+    before[1] = 0
+    assert torch.equal(simulator.taken, before)
+    simulator.step(actions_of(3))
+    assert torch.equal(simulator.taken, torch.eye(6)[actions_of(3)])
+    mask = torch.tensor([True, False, False, True, False])
+    simulator.reset(mask, starts=torch.arange(NUM_ENVS))
+    assert torch.equal(simulator.taken[mask], before[mask])
+    assert torch.equal(simulator.taken[~mask], torch.eye(6)[actions_of(3)][~mask])
 
 
 # Randomness
