@@ -87,6 +87,18 @@ def test_the_benchmark_prints_and_writes_a_rate_for_every_part(
     assert all(name in printed for name in [*measured["rates"], *ratios])
 
 
+def test_dreams_are_stepped_as_a_preset_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    workloads = load("workloads", monkeypatch)
+    smoke, paper = make_config("smoke"), make_config("paper")
+    # The paper's dreams begin with one latent, and show one.
+    config = replace(smoke, dream=replace(paper.dream, start_states=16))
+    bench = workloads.Bench(config, torch.device("cpu"), 300)
+    steps = bench.dream_steps(2)
+    bench.closing.close()
+    assert steps.act().latents.shape == (2, 1, 6, 6)
+    assert steps.operations == bench.dream_steps(1).operations > 0
+
+
 def test_operations_are_counted_from_the_model_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     measures = load("measures", monkeypatch)
 

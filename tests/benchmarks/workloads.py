@@ -165,7 +165,10 @@ class Bench:
         return StartStates(latents, taken, mask, elapsed)
 
     def _stepper(self, envs: int) -> Any:
-        simulator = DreamSimulator(self.model, self.dream.starts, num_envs=envs, horizon=None, seed=0)
+        stack = self.dream.latent_stack
+        simulator = DreamSimulator(
+            self.model, self.dream.starts, num_envs=envs, horizon=None, latent_stack=stack, seed=0
+        )
         simulator.reset()
         actions = torch.zeros(envs, dtype=torch.int64, device=self.device)
         return lambda: simulator.step(actions)
