@@ -96,7 +96,9 @@ def measure_full(watch: Stopwatch, args: Args) -> dict[str, float]:
         fast.dream_steps(middle, "full-size dream again"), plain.dream_steps(middle, "full-size dream, float32")
     )
     fit = replace(FitConfig(), dynamics_batch_size=args.batch)
-    trained = watch.measure(fast.dynamics_training(fit, "full-size dynamics training"), paper_shape.training(plain))
+    trained = watch.measure(
+        fast.dynamics_training(fit, "full-size dynamics training", updates=1), paper_shape.training(plain)
+    )
     found = {f"full-size step of {middle} dreams, by float32": measures.ratio(*both)}
     found["full-size dynamics training, by the paper's"] = measures.ratio(*trained)
     if 16 in steps:
