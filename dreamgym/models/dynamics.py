@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dreamgym.errors import ConfigError
 from dreamgym.models.layers import MapLayerNorm, one_hot_planes
 from dreamgym.models.losses import code_log_probability, latent_cross_entropy
+from dreamgym.models.map_conv import MapConv
 from dreamgym.streams import sample_categorical
 
 
@@ -211,8 +212,8 @@ class ConvLSTMCell(nn.Module):
     def __init__(self, inputs: int, hidden: int, kernel: int, height: int, width: int) -> None:
         """Build the cell."""
         super().__init__()
-        self.input_conv = nn.Conv2d(inputs, 4 * hidden, kernel, padding=kernel // 2, bias=False)
-        self.hidden_conv = nn.Conv2d(hidden, 4 * hidden, kernel, padding=kernel // 2, bias=False)
+        self.input_conv = MapConv(inputs, 4 * hidden, kernel, height, width)
+        self.hidden_conv = MapConv(hidden, 4 * hidden, kernel, height, width)
         self.input_norm = MapLayerNorm([4 * hidden, height, width])
         self.hidden_norm = MapLayerNorm([4 * hidden, height, width])
         self.bias = nn.Parameter(torch.zeros(4 * hidden, 1, 1))
@@ -230,9 +231,9 @@ class ConvLSTMCell(nn.Module):
         """
         return self.input_norm(self.input_conv(inputs)) + self.bias
 
-    def advance(self, input_gates: Tensor, state: CellState) -> CellState:
-        """One step, given :meth:`input_gates` of its input."""
-        gates = input_gates + self.hidden_norm(self.hidden_conv(state.output))
+    def advance(self, input_gates: Tensor, state: CellState, prepared: Tensor) -> CellState:
+        """One step, given :meth:`input_gates` of its input and the prepared weights of ``hidden_conv``."""
+        gates = input_gates + self.hidden_norm(self.hidden_conv(state.output, prepared))
         entry, forget, candidate, exit_ = gates.chunk(4, dim=1)
         peep_entry, peep_forget, peep_exit = self.peepholes.unbind()
         entry = torch.sigmoid(entry + peep_entry * state.memory)
@@ -253,8 +254,9 @@ class ConvLSTMCell(nn.Module):
         """
         batch = len(state.memory)
         outputs: list[Tensor] = []
+        prepared = self.hidden_conv.prepare()
         for step_gates in self.input_gates(inputs).split(batch):
-            state = self.advance(step_gates, state)
+            state = self.advance(step_gates, state, prepared)
             outputs.append(state.output)
         return torch.cat(outputs), state
 
