@@ -67,7 +67,8 @@ def measure_preset(watch: Stopwatch, bench: Bench, args: Args) -> dict[str, floa
     (update,) = watch.measure(bench.dynamics_training())
     rollouts, alone, _ = watch.measure(*bench.agent())
     found = {"SB3 rollouts by simulator and policy alone": measures.ratio(rollouts, alone)}
-    found["exponent of a step in dreams at once"] = growth.dreams(dreams, args.envs)
+    if len(dreams) > 1:
+        found["exponent of a step in dreams at once"] = growth.dreams(dreams, args.envs)
     return found | _drawing(watch, bench, args, update)
 
 
@@ -103,7 +104,8 @@ def measure_full(watch: Stopwatch, args: Args) -> dict[str, float]:
     found["full-size dynamics training, by the paper's"] = measures.ratio(*trained)
     if 16 in steps:
         found[f"full-size step of {middle} dreams by 16, an item"] = measures.ratio(steps[middle], steps[16])
-    found["exponent of a full-size step in dreams at once"] = growth.dreams(list(steps.values()), args.envs)
+    if len(steps) > 1:
+        found["exponent of a full-size step in dreams at once"] = growth.dreams(list(steps.values()), args.envs)
     plain.closing.close()
     fast.closing.close()
     return found
