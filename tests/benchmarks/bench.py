@@ -63,9 +63,10 @@ def measure_preset(watch: Stopwatch, bench: Bench, args: Args) -> dict[str, floa
     dreams = [watch.measure(bench.dream_steps(envs))[0] for envs in args.envs]
     watch.measure(bench.played())
     watch.measure(bench.encode(), bench.decode())
+    # Before anything is fitted: in a dream of half learned codes far more cells change.
+    rollouts, alone, _ = watch.measure(*bench.agent())
     watch.measure(bench.codec_training())
     (update,) = watch.measure(bench.dynamics_training())
-    rollouts, alone, _ = watch.measure(*bench.agent())
     found = {"SB3 rollouts by simulator and policy alone": measures.ratio(rollouts, alone)}
     if len(dreams) > 1:
         found["exponent of a step in dreams at once"] = growth.dreams(dreams, args.envs)
