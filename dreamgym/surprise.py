@@ -13,6 +13,13 @@ from dreamgym.replay import LONGEST_ELAPSED, Flags, Replay, Windows
 
 Losses = npt.NDArray[np.float32]
 
+_RENEWED = 102_400
+"""Records whose weights are computed anew for every draw; of so many times more it is done every so many draws.
+
+Beside a million others the losses of a few batches change nothing that could be seen, and the weights of all of them
+would take a tenth of an update's time.
+"""
+
 
 class SurpriseWindows:
     """Draws windows in proportion to the loss that their steps had when they were last seen.
@@ -57,6 +64,7 @@ class SurpriseWindows:
         self._rarity: npt.NDArray[np.float64] | None = None
         self._first = 0
         self._replay: Replay | None = None
+        self._forget_weights()
 
     @property
     def first(self) -> int:
@@ -82,10 +90,12 @@ class SurpriseWindows:
         if values.ndim != 1:
             raise InvalidInputError(f"losses: expected (records,), got {values.shape}.")
         self._losses, self._first, self._replay = values, first, None
+        self._forget_weights()
 
     def forget(self) -> None:
         """The codec has changed, and with it every loss."""
         self._losses = np.zeros(0, np.float32)
+        self._forget_weights()
 
     def follow(self, replay: Replay) -> int:
         """Make room for a replay's records; what is known of another one is forgotten.
@@ -99,6 +109,7 @@ class SurpriseWindows:
             self.forget()
         self._losses = self._losses[max(0, oldest - self._first) :]
         self._first, self._replay, self._rarity = oldest, replay, None
+        self._forget_weights()
         first = len(self._losses)
         self._losses = np.concatenate([self._losses, np.full(len(replay) - first, np.nan, np.float32)])
         self._settles = np.zeros(len(replay), np.bool_)
@@ -118,6 +129,7 @@ class SurpriseWindows:
         if rarity.shape != self._losses.shape:
             raise InvalidInputError(f"rarity: expected ({len(self._losses)},), got {rarity.shape}.")
         self._rarity = rarity
+        self._forget_weights()
 
     def update(self, windows: Windows, losses: Losses) -> None:
         """Remember losses.
@@ -151,6 +163,23 @@ class SurpriseWindows:
         """
         if len(replay) < length:
             raise ReplayError(f"expected a replay buffer of at least {length} records, it has {len(replay)}.")
+        if self._weights is None or self._drawn_for != (length, shown) or self._draws_left == 0:
+            self._weights, self._drawn_for = self._weigh(length, shown), (length, shown)
+            self._draws_left = max(1, len(replay) // _RENEWED)
+        self._draws_left -= 1
+        weights, ends = self._weights
+        starts = np.searchsorted(ends, rng.random(batch_size) * ends[-1], side="right")
+        starts = np.minimum(starts, len(weights) - 1)
+        even = (ends[-1] / len(ends) / weights[starts]).astype(np.float32)
+        return replay.windows_from(starts, length)._replace(weights=even)
+
+    def _forget_weights(self) -> None:
+        """Compute the weights of windows anew before the next draw."""
+        self._weights: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
+        self._drawn_for, self._draws_left = (0, 0), 0
+
+    def _weigh(self, length: int, shown: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """What windows are drawn in proportion to, by all there is to draw them by, and its sums up to each."""
         losses = self._losses.astype(np.float64) ** self._power
         weights = (1 - self._rare_share - self._even_share) * self._window_weights(losses, length, shown)
         weights += self._even_share
@@ -158,11 +187,7 @@ class SurpriseWindows:
             if self._rarity is None:
                 raise InvalidInputError("rare_share: the records are not rated; call rate() after follow().")
             weights += self._rare_share * self._window_weights(self._rarity, length, shown)
-        ends = np.cumsum(weights)
-        starts = np.searchsorted(ends, rng.random(batch_size) * ends[-1], side="right")
-        starts = np.minimum(starts, len(weights) - 1)
-        even = (ends[-1] / len(ends) / weights[starts]).astype(np.float32)
-        return replay.windows_from(starts, length)._replace(weights=even)
+        return weights, np.cumsum(weights)
 
     def _window_weights(self, values: npt.NDArray[np.float64], length: int, shown: int) -> npt.NDArray[np.float64]:
         """What windows are drawn in proportion to, with mean 1, from what their records count, NaN where unknown."""

@@ -87,6 +87,18 @@ def test_the_benchmark_prints_and_writes_a_rate_for_every_part(
     assert all(name in printed for name in [*measured["rates"], *ratios])
 
 
+def test_dreams_are_stepped_as_a_preset_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    workloads = load("workloads", monkeypatch)
+    smoke, paper = make_config("smoke"), make_config("paper")
+    # The paper's dreams begin with one latent, and show one.
+    config = replace(smoke, dream=replace(paper.dream, start_states=16))
+    bench = workloads.Bench(config, torch.device("cpu"), 300)
+    steps = bench.dream_steps(2)
+    bench.closing.close()
+    assert steps.act().latents.shape == (2, 1, 6, 6)
+    assert steps.operations == bench.dream_steps(1).operations > 0
+
+
 def test_operations_are_counted_from_the_model_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     measures = load("measures", monkeypatch)
 
@@ -367,7 +379,7 @@ def test_what_was_asked_of_a_graphics_card_is_told_with_what_it_did(
         "rates": {
             "full-size dream, 256 at once": {"rate": 90_000.0, "gflops": 40e3},
             "full-size dream, 4,096 at once": {"rate": 510_000.0, "gflops": 200e3},
-            "full-size dream, float32, 256 at once": {"rate": 10.0, "gflops": 4.0},
+            "full-size dream, float32, 256 at once": {"rate": 1e6, "gflops": 4.0},
             "full-size dynamics training, 1024 x 16": {"rate": 1e5, "gflops": 0.2 * 989e3},
         },
     }

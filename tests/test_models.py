@@ -9,7 +9,7 @@ from conftest import make_tiny_dream
 from dreamgym.errors import ConfigError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig, best_offset
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, ConvLSTMState, Prediction
-from dreamgym.models.layers import embed_mostly_alike, parameter_count
+from dreamgym.models.layers import MapLayerNorm, embed_mostly_alike, parameter_count
 from dreamgym.models.losses import continuous_bernoulli_logit
 from dreamgym.models.quantizer import QuantizerConfig
 from dreamgym.world_model import DYNAMICS, DynamicsConfig, WorldModel, WorldModelConfig
@@ -64,6 +64,36 @@ def test_stepping_and_unrolling_a_sequence_agree(settings):
             assert torch.allclose(one, all_[:, step], atol=1e-5)
     for one, other in zip(state, final, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 7])
+def test_a_window_is_the_same_however_many_of_its_inputs_are_convolved_together(at_once, monkeypatch):
+    dynamics = tiny()
+    # Biases that are zero would not be missed.
+    for cell in (dynamics.cell_1, dynamics.cell_2):
+        torch.nn.init.normal_(cell.bias)
+        torch.nn.init.normal_(cell.input_norm.bias)
+    features, actions = torch.randn(2, 5, 5, 6, 6), torch.randint(0, 3, (2, 5))
+
+    def unroll():
+        dynamics.zero_grad()
+        prediction, state = dynamics.sequence(features, actions, dynamics.initial_state(2))
+        prediction.latent.square().mean().backward()
+        return [prediction.latent, *state], [weight.grad.clone() for weight in dynamics.cell_1.parameters()]
+
+    together, gradients = unroll()
+    monkeypatch.setattr("dreamgym.models.dynamics._AT_ONCE", at_once)
+    parted, others = unroll()
+    for one, other in zip(together + gradients, parted + others, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_gates_bias_added_within_the_norm_is_the_bias_added_to_what_comes_of_it():
+    norm, maps = MapLayerNorm([4, 6, 6]), torch.randn(3, 4, 6, 6)
+    torch.nn.init.normal_(norm.bias)
+    shift = torch.randn(4, 1, 1)
+    for each in (maps, maps.contiguous(memory_format=torch.channels_last)):
+        assert torch.allclose(norm(each, shift), norm(each) + shift, atol=1e-6)
 
 
 @torch.no_grad()

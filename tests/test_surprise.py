@@ -225,3 +225,29 @@ def test_rarity_that_was_not_said_or_is_of_other_records_is_refused():
     for shares in ({"rare_share": 2.0}, {"even_share": -0.1}, {"rare_share": 0.6, "even_share": 0.6}):
         with pytest.raises(InvalidInputError, match="at least 0 each and at most 1 together, got"):
             SurpriseWindows(8.0, **shares)
+
+
+def test_of_many_records_the_weights_are_computed_anew_every_few_draws(monkeypatch):
+    replay = records(300)
+    losses = np.ones((1, 3), np.float32)
+
+    def shares(draws):
+        """Share of windows from records 100 to 102 in every draw, when their losses rise before the second."""
+        sampler, rng, found = known(replay, np.ones(300), limit=1e6), np.random.default_rng(0), []
+        for index in range(draws):
+            starts = sampler.draw(replay, 2_000, 2, rng).indices[:, 0]
+            found.append(((starts >= 99) & (starts < 102)).mean())
+            if index == 0:
+                sampler.update(replay.windows_from([99], 4), 1_000 * losses)
+        # What all is drawn by has changed.
+        sampler.rate(np.ones(300))
+        starts = sampler.draw(replay, 2_000, 2, rng).indices[:, 0]
+        return found, ((starts >= 99) & (starts < 102)).mean()
+
+    found, rated = shares(3)
+    assert found[0] < 0.1 and min(found[1:]) > 0.8 and rated > 0.8
+    monkeypatch.setattr("dreamgym.surprise._RENEWED", 100)
+    found, rated = shares(4)
+    assert max(found[:3]) < 0.1 and found[3] > 0.8
+    found, rated = shares(2)
+    assert max(found) < 0.1 and rated > 0.8

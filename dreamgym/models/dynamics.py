@@ -3,6 +3,7 @@
 The default is the two-cell convolutional LSTM of Robine et al. 2023, Sect. 3.2.2.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -13,7 +14,11 @@ from torch import Tensor, nn
 from dreamgym.errors import ConfigError
 from dreamgym.models.layers import MapLayerNorm, one_hot_planes
 from dreamgym.models.losses import code_log_probability, latent_cross_entropy
+from dreamgym.models.map_conv import MapConv
 from dreamgym.streams import sample_categorical
+
+_AT_ONCE = 128
+"""Inputs convolved together on a CPU: what more of them come to does not stay in its caches."""
 
 
 class Prediction(NamedTuple):
@@ -211,28 +216,32 @@ class ConvLSTMCell(nn.Module):
     def __init__(self, inputs: int, hidden: int, kernel: int, height: int, width: int) -> None:
         """Build the cell."""
         super().__init__()
-        self.input_conv = nn.Conv2d(inputs, 4 * hidden, kernel, padding=kernel // 2, bias=False)
-        self.hidden_conv = nn.Conv2d(hidden, 4 * hidden, kernel, padding=kernel // 2, bias=False)
+        self.input_conv = MapConv(inputs, 4 * hidden, kernel, height, width)
+        self.hidden_conv = MapConv(hidden, 4 * hidden, kernel, height, width)
         self.input_norm = MapLayerNorm([4 * hidden, height, width])
         self.hidden_norm = MapLayerNorm([4 * hidden, height, width])
         self.bias = nn.Parameter(torch.zeros(4 * hidden, 1, 1))
         self.peepholes = nn.Parameter(torch.zeros(3, hidden, 1, 1))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def input_gates(self, inputs: Tensor) -> Tensor:
-        """The inputs' share of the gates, for any number of steps at once.
+    def input_gates(self, inputs: Tensor, batch: int) -> Iterator[Tensor]:
+        """The inputs' share of the gates, step by step, for several steps at once where there are few inputs in one.
 
         Args:
-            inputs: (batch, inputs, height, width).
+            inputs: (time * batch, inputs, height, width), time first.
+            batch: of a step.
 
         Returns:
-            (batch, 4 hidden, height, width) float32.
+            For each step (batch, 4 hidden, height, width) float32.
         """
-        return self.input_norm(self.input_conv(inputs)) + self.bias
+        prepared = self.input_conv.prepare()
+        steps = max(1, _AT_ONCE // batch) if inputs.device.type == "cpu" else len(inputs)
+        for part in inputs.split(steps * batch):
+            yield from self.input_norm(self.input_conv(part, prepared), self.bias).split(batch)
 
-    def advance(self, input_gates: Tensor, state: CellState) -> CellState:
-        """One step, given :meth:`input_gates` of its input."""
-        gates = input_gates + self.hidden_norm(self.hidden_conv(state.output))
+    def advance(self, input_gates: Tensor, state: CellState, prepared: Tensor) -> CellState:
+        """One step, given :meth:`input_gates` of its input and the prepared weights of ``hidden_conv``."""
+        gates = input_gates + self.hidden_norm(self.hidden_conv(state.output, prepared))
         entry, forget, candidate, exit_ = gates.chunk(4, dim=1)
         peep_entry, peep_forget, peep_exit = self.peepholes.unbind()
         entry = torch.sigmoid(entry + peep_entry * state.memory)
@@ -242,7 +251,7 @@ class ConvLSTMCell(nn.Module):
         return CellState(output, memory)
 
     def unroll(self, inputs: Tensor, state: CellState) -> tuple[Tensor, CellState]:
-        """Several steps whose inputs are known: their gates in one convolution, then the recurrence.
+        """Several steps whose inputs are known: their gates in few convolutions, and the recurrence.
 
         Args:
             inputs: (time * batch, inputs, height, width), time first, so that a step is one block of memory.
@@ -253,8 +262,9 @@ class ConvLSTMCell(nn.Module):
         """
         batch = len(state.memory)
         outputs: list[Tensor] = []
-        for step_gates in self.input_gates(inputs).split(batch):
-            state = self.advance(step_gates, state)
+        prepared = self.hidden_conv.prepare()
+        for step_gates in self.input_gates(inputs, batch):
+            state = self.advance(step_gates, state, prepared)
             outputs.append(state.output)
         return torch.cat(outputs), state
 

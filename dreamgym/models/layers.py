@@ -149,13 +149,22 @@ class MapLayerNorm(nn.LayerNorm):
     A channels-last map is normalised as it lies in memory, without the two copies that torch's own would make.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(batch, channels, height, width) to the same shape, float32."""
+    def forward(self, input: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Normalise.
+
+        Args:
+            input: (batch, channels, height, width).
+            shift: (channels, 1, 1), added to the bias: to the result it would be a pass over all of it.
+
+        Returns:
+            The same shape, float32.
+        """
         with torch.autocast(input.device.type, enabled=False):
+            bias = self.bias if shift is None else self.bias + shift
             if input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last):
-                return super().forward(input.float())
+                return F.layer_norm(input.float(), self.normalized_shape, self.weight, bias, self.eps)
             rows = input.float().permute(0, 2, 3, 1)
-            weight, bias = self.weight.permute(1, 2, 0), self.bias.permute(1, 2, 0)
+            weight, bias = self.weight.permute(1, 2, 0), bias.permute(1, 2, 0)
             return F.layer_norm(rows, rows.shape[1:], weight, bias, self.eps).permute(0, 3, 1, 2)
 
 

@@ -32,7 +32,7 @@ _COLLECTED = 100
 """Real steps of a call."""
 
 _UPDATES = 5
-"""Updates of a call: drawing windows has a cost of its own at the start of each."""
+"""Updates of a call: its start has a cost of its own, which is little beside those of large networks alone."""
 
 
 class Silent(BaseCallback):
@@ -115,16 +115,18 @@ class Bench:
 
         return Workload(f"codec training, {batch} at once", _UPDATES * batch, act, "frames")
 
-    def dynamics_training(self, fit: FitConfig | None = None, name: str = "dynamics training") -> Workload:
-        """Predicted steps (windows x time) through updates of the dynamics."""
+    def dynamics_training(
+        self, fit: FitConfig | None = None, name: str = "dynamics training", updates: int = _UPDATES
+    ) -> Workload:
+        """Predicted steps (windows x time) through so many updates of the dynamics a call."""
         fit = fit or replace(self.config.fit, interleaved=False)
         predicted = fit.sequence_length - self.model.dynamics.looks_back
         each = f"{fit.dynamics_batch_size} x {predicted}"
         written = self._written()
         # Of each product its own, and two for the gradients of its factors.
         operations = None if written is None else 3 * written
-        items = _UPDATES * fit.dynamics_batch_size * predicted
-        return Workload(f"{name}, {each}", items, self._updater(fit, _UPDATES), "samples", operations)
+        items = updates * fit.dynamics_batch_size * predicted
+        return Workload(f"{name}, {each}", items, self._updater(fit, updates), "samples", operations)
 
     def agent(self) -> list[Workload]:
         """Rollouts through Stable-Baselines3, what they are made of, and updates; of PPO, which all presets know."""
@@ -165,7 +167,10 @@ class Bench:
         return StartStates(latents, taken, mask, elapsed)
 
     def _stepper(self, envs: int) -> Any:
-        simulator = DreamSimulator(self.model, self.dream.starts, num_envs=envs, horizon=None, seed=0)
+        stack = self.dream.latent_stack
+        simulator = DreamSimulator(
+            self.model, self.dream.starts, num_envs=envs, horizon=None, latent_stack=stack, seed=0
+        )
         simulator.reset()
         actions = torch.zeros(envs, dtype=torch.int64, device=self.device)
         return lambda: simulator.step(actions)
