@@ -43,8 +43,8 @@ class StartStates(NamedTuple):
     Attributes:
         latents: uint8 (count, context, height, width), the codes of the last ``context`` observations; the last column
             is the one that the dream starts at.
-        actions: int64 (count, context) or float32 (count, context, dimensions), what was done at each; the last column
-            is not used.
+        actions: int64 (count, context) or float32 (count, context, dimensions), what was done at each, as
+            :meth:`dreamgym.world_model.WorldModel.acts` has it; of the last column only the phase is used.
         valid: bool (count, context), False where the context would reach before the episode's start; there the latents
             repeat the first valid one. The last column is True.
         elapsed: int64 (count,), steps from the last reward before the first column, or from the episode's start, to it.
@@ -378,10 +378,11 @@ def _check_metadata(metadata: Any) -> None:
 def _check_starts(file: Path, starts: StartStates, world_model: WorldModel) -> None:
     latents, actions, valid, elapsed = starts
     config, count = world_model.config, tuple(latents.shape[:2])
-    controls = (config.num_actions,) if config.continuous else ()
+    numbers = config.continuous or config.phase_bits > 0
+    controls = (world_model.act_size,) if numbers else ()
     expected = {
         "latents": (torch.uint8, (*count, *world_model.codec.latent_shape)),
-        "actions": (torch.float32 if config.continuous else torch.int64, (*count, *controls)),
+        "actions": (torch.float32 if numbers else torch.int64, (*count, *controls)),
         "valid": (torch.bool, count),
         "elapsed": (torch.int64, count[:1]),
     }
@@ -392,7 +393,7 @@ def _check_starts(file: Path, starts: StartStates, world_model: WorldModel) -> N
                 f"{tensor.dtype} {tuple(tensor.shape)}. Restore it or train it again."
             )
     ranges = {"latents": (latents, world_model.codec.num_codes), "elapsed": (elapsed, math.inf)}
-    if not config.continuous:
+    if not numbers:
         ranges["actions"] = (actions, config.num_actions)
     for name, (tensor, stop) in ranges.items():
         low, high = int(tensor.min()), int(tensor.max())

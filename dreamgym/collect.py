@@ -78,7 +78,7 @@ class GameSession:
         """
         observation, reward, terminated, truncated, info = self._env.step(_native(action))
         self.last = Outcome(float(reward), bool(terminated), bool(truncated), bool(info.get("life_lost", False)))
-        self.replay.append(self.frame, action, *self.last, self.first)
+        self.replay.append(self.frame, action, *self.last, self.first, self.phase)
         self.arrived: npt.NDArray[np.uint8] = observation[-1]
         self.first = terminated or truncated
         if self.first:
@@ -117,7 +117,8 @@ class GameSession:
         return True
 
     def _begin(self) -> None:
-        observation, _ = self._env.reset(seed=self._episode_seed(self._episodes))
+        observation, info = self._env.reset(seed=self._episode_seed(self._episodes))
+        self.phase = int(info.get("phase", 0))
         self._episodes += 1
         self.frame: npt.NDArray[np.uint8] = observation[-1]
         self.first = True
@@ -173,7 +174,7 @@ def collect_with(
             start = session.step(actions[0])
             frames = window.push(start)
             if start:
-                tracker.begin(frames)
+                tracker.begin(frames, np.array([session.phase]))
             else:
                 tracker.advance(actions, frames)
 
@@ -205,7 +206,7 @@ class SessionGames(gym.vector.VectorEnv[Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """The open episode's newest frames; its seed was chosen when it began."""
-        return self._window.frames.copy(), {}
+        return self._window.frames.copy(), {"phase": np.array([self._session.phase])}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Play and record actions (1,); where the episode ended, ``final_obs`` holds its last frames."""
@@ -213,11 +214,11 @@ class SessionGames(gym.vector.VectorEnv[Any, Any, Any]):
         self._session.step(actions[0])
         last, frames = self._session.last, self._window.push(self._session.first)
         terminated = last.terminated or (last.life_lost and self._life_loss_ends)
-        infos: dict[str, Any] = {}
+        infos: dict[str, Any] = {"phase": np.array([self._session.phase])}
         if terminated or last.truncated:
             final = np.empty(1, dtype=object)
             final[0] = np.concatenate([before, self._session.arrived[None]])
-            infos = {"final_obs": final, "_final_obs": np.ones(1, dtype=np.bool_)}
+            infos |= {"final_obs": final, "_final_obs": np.ones(1, dtype=np.bool_)}
         return frames, np.sign([last.reward]), np.array([terminated]), np.array([last.truncated]), infos
 
 
@@ -240,7 +241,7 @@ class _Window:
 def _track_recent(session: GameSession, tracker: LatentTracker, latent_stack: int, stack: int) -> bool:
     """Fill a tracker with the latents of the open episode's newest frames; whether the episode has just begun."""
     recent = session.recent_frames(latent_stack, stack)
-    tracker.begin(recent[:1])
+    tracker.begin(recent[:1], np.array([session.phase]))
     led = np.arange(len(session.replay) - len(recent) + 1, len(session.replay))
     for index, observation in zip(led, recent[1:], strict=True):
         tracker.advance(session.replay.actions_at(index)[None], observation[None])

@@ -268,6 +268,7 @@ class RunConfig:
         off_policy: hyperparameters of algorithms that keep a replay buffer of their own.
         evaluate: what is measured.
         bf16: bfloat16 products when dreaming.
+        phase_bits: see :class:`dreamgym.world_model.WorldModelConfig`.
     """
 
     game: str = "Pong"
@@ -292,6 +293,7 @@ class RunConfig:
     off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     bf16: bool = True
+    phase_bits: int = 0
 
     def __post_init__(self) -> None:
         """Check the types, and what no part can check alone."""

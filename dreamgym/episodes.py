@@ -35,6 +35,7 @@ def join_episodes(spans: Sequence[Span], capacity: int) -> Replay:
             part.truncated_at(records).tolist(),
             part.life_lost_at(records).tolist(),
             (records == start).tolist(),
+            part.phase_at(records).tolist(),
         )
         for record in zip(*columns, strict=True):
             joined.append(*record)

@@ -347,7 +347,7 @@ class _Recorder:
         for _, index in sorted(rounds)[:episodes]:
             self._left[index] += 1
         self._steps: list[list[tuple[Any, ...]]] = [[] for _ in shares]
-        self._pending: tuple[npt.NDArray[np.uint8], npt.NDArray[Any], BoolArray] | None = None
+        self._pending: tuple[npt.NDArray[np.uint8], npt.NDArray[Any], BoolArray, npt.NDArray[np.int64]] | None = None
 
     def before(self, actions: npt.NDArray[Any], starts: BoolArray) -> None:
         """Note what is seen and done, before the env steps and shows its next frames."""
@@ -356,7 +356,8 @@ class _Recorder:
         frames = getattr(self._env, "frames", None)
         if frames is None:
             raise InvalidInputError(f"record: expected an env with 'frames', {type(self._env).__name__} has none.")
-        self._pending = np.array(frames, dtype=np.uint8), np.array(actions), starts.copy()
+        phases = np.broadcast_to(np.asarray(getattr(self._env, "phases", 0)), len(frames))
+        self._pending = np.array(frames, dtype=np.uint8), np.array(actions), starts.copy(), phases
 
     def after(
         self, rewards: npt.NDArray[np.float64], terminated: BoolArray, truncated: BoolArray, infos: dict[str, Any]
@@ -364,7 +365,7 @@ class _Recorder:
         """Note what followed, and hand over the episodes that this step ended."""
         if self._pending is None:
             return
-        frames, actions, first = self._pending
+        frames, actions, first, phases = self._pending
         self._pending = None
         life_lost = _life_lost(infos, terminated | truncated)
         for index in np.flatnonzero(self._left):
@@ -377,6 +378,7 @@ class _Recorder:
                     bool(truncated[index]),
                     bool(life_lost[index]),
                     bool(first[index]),
+                    int(phases[index]),
                 )
             )
             if terminated[index] or truncated[index]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamgym.acts import real_acts
 from dreamgym.errors import InvalidInputError
 from dreamgym.events import CALIBRATION_BINS, FLOOR, STEP_EDGES, THRESHOLD, event_metrics
 from dreamgym.held_out import MARGIN, HeldOutWindows, IntArray, draw_windows, episode_spans
@@ -187,7 +188,7 @@ def fidelity(
     generator = torch.Generator(device=world_model.device)
     generator.manual_seed(seed)
     codes = _encode(world_model, replay, windows.indices)
-    actions = torch.as_tensor(replay.actions_at(windows.acted), device=world_model.device)
+    actions = real_acts(world_model, replay, windows.acted)
     elapsed = torch.as_tensor(replay.elapsed_at(windows.indices[:, 0]), device=world_model.device)
     dream = open_loop(world_model, codes[:, :context], actions, generator, codes[:, context:], temperature, elapsed)
     rewards = dream.rewards.double().cpu().numpy()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dreamgym.acts import real_acts
 from dreamgym.changes import change_rarity
 from dreamgym.device import bf16_is_faster
 from dreamgym.errors import CheckpointError, ConfigError, InvalidInputError
@@ -849,7 +850,7 @@ def _given(
         ended = ended | replay.life_lost_at(records)
     device = world_model.device
     return (
-        torch.as_tensor(replay.actions_at(records), device=device),
+        real_acts(world_model, replay, records),
         torch.as_tensor(replay.rewards_at(records), device=device, dtype=torch.float32),
         torch.as_tensor(ended, device=device),
         torch.as_tensor(replay.elapsed_at(records[:, 0]), device=device),

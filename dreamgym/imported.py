@@ -179,6 +179,7 @@ class Experience:
                 source.truncated_at(records).tolist(),
                 source.life_lost_at(records).tolist(),
                 source.first_at(records).tolist(),
+                source.phase_at(records).tolist(),
             )
             for record in zip(*columns, strict=True):
                 replay.append(*record)

@@ -17,6 +17,7 @@ import torch
 from gymnasium import spaces
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from dreamgym.acts import real_acts
 from dreamgym.agent import (
     POLICY_FILE,
     ExploringPolicy,
@@ -458,6 +459,7 @@ class _Run:
                 codec=config.codec,
                 dynamics=config.dynamics,
                 bf16=config.bf16,
+                phase_bits=config.phase_bits,
             ),
             seed=derive_seed(config.seed, "world model"),
         )
@@ -586,7 +588,8 @@ class _Run:
         shape = (1, self.config.dream.context)
         latents = torch.zeros(*shape, *self.world_model.codec.latent_shape, dtype=torch.uint8)
         kind = torch.float32 if isinstance(self.actions, spaces.Box) else torch.int64
-        actions = torch.zeros(*shape, *(self.actions.shape or ()), dtype=kind)
+        taken = torch.zeros(*shape, *(self.actions.shape or ()), dtype=kind)
+        actions = self.world_model.acts(taken, self.world_model.phase_digits(torch.zeros(shape))).cpu()
         valid, elapsed = torch.ones(shape, dtype=torch.bool), torch.zeros(1, dtype=torch.int64)
         starts = StartStates(latents, actions, valid, elapsed)
         return Dream(self.world_model, starts, self.config.dream.latent_stack, self._metadata(0))
@@ -632,7 +635,7 @@ class _Run:
             ]
         )
         chosen = latents.to(torch.uint8).cpu()[torch.as_tensor(places.reshape(windows.indices.shape))]
-        actions = torch.as_tensor(self.replay.actions_at(windows.indices))
+        actions = real_acts(self.world_model, self.replay, windows.indices).cpu()
         elapsed = torch.as_tensor(self.replay.elapsed_at(windows.indices[:, 0]))
         return StartStates(chosen, actions, torch.as_tensor(windows.mask), elapsed)
 

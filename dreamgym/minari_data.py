@@ -38,7 +38,7 @@ from dreamgym.run_folder import RunFolder, run_of
 _ABOUT = "dreamgym"
 """The entry of a dataset's metadata, and the prefix of its infos, that are ours."""
 
-_LIFE_LOST, _UNFINISHED = "life_lost", "unfinished"
+_LIFE_LOST, _UNFINISHED, _PHASE = "life_lost", "unfinished", "phase"
 _FRAME_SKIP = 4
 _MOST_PIXELS = 2**22
 _DATASET_ID = re.compile(r"(?:[-_\w][-_\w/]*[-_\w]/)?[-_\w]+-v\d+")
@@ -189,6 +189,7 @@ def _episodes(replay: Replay, spans: list[tuple[int, int]]) -> Iterator[Any]:
         unfinished = np.zeros(len(records) + 1, np.bool_)
         unfinished[-1] = not ended[-1]
         life_lost = np.concatenate([[False], replay.life_lost_at(records)])
+        phases = replay.phase_at(np.append(records, records[-1]))
         yield EpisodeBuffer(
             id=number,
             observations=cast(Any, np.concatenate([frames, frames[-1:]])),
@@ -196,7 +197,7 @@ def _episodes(replay: Replay, spans: list[tuple[int, int]]) -> Iterator[Any]:
             rewards=cast(Any, replay.rewards_at(records)),
             terminations=cast(Any, replay.terminated_at(records)),
             truncations=cast(Any, replay.truncated_at(records) | unfinished[1:]),
-            infos={_LIFE_LOST: life_lost, _UNFINISHED: unfinished},
+            infos={_LIFE_LOST: life_lost, _UNFINISHED: unfinished, _PHASE: phases},
         )
 
 
@@ -376,7 +377,8 @@ class _Source:
             raise self._wrong(number, "finite rewards", "others")
         if (terminated | truncated)[:-1].any():
             raise self._wrong(number, "an end at the last step only", "one before it")
-        life_lost, unfinished = self._infos(cast("Mapping[str, Any]", episode.infos or {}), count)
+        infos = cast("Mapping[str, Any]", episode.infos or {})
+        life_lost, unfinished = self._infos(infos, count)
         return (
             self._grey(frames[:count]),
             actions.astype(np.int64),
@@ -385,7 +387,15 @@ class _Source:
             (truncated & ~unfinished).tolist(),
             life_lost.tolist(),
             (np.arange(count) == 0).tolist(),
+            self._phases(infos, count).tolist(),
         )
+
+    def _phases(self, infos: Mapping[str, Any], count: int) -> npt.NDArray[np.uint8]:
+        """Of every step, as this package wrote it; 0 in datasets of others."""
+        phases = np.asarray(infos.get(_PHASE, ()))
+        if not self._about or phases.shape != (count + 1,) or phases.dtype != np.uint8:
+            return np.zeros(count, np.uint8)
+        return phases[:count]
 
     def _infos(self, infos: Mapping[str, Any], count: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Which steps lost a life, and which one was cut only because the dataset ends there."""

@@ -33,8 +33,8 @@ class ObservationBuilder:
     =============  ==========================================  ===================================================
     ``embedding``  float32 (stack * channels, height, width)   the codes' embeddings, oldest latent first
     ``codes``      uint8 (height * width, stack)               the indices themselves: 128 times fewer bytes
-    ``objects``    float32 (8 * 11 + actions,)                 places and last steps of what moves before the
-                                                               background, and what was done last, one-hot
+    ``objects``    float32 (8 * 11 + act size,)                places and last steps of what moves before the
+                                                               background, what was done last, one-hot, and the phase
     ``pixels``     uint8 (stack * frame channels, H, W)        the decoded frames, for ``CnnPolicy``
     =============  ==========================================  ===================================================
 
@@ -80,7 +80,7 @@ class ObservationBuilder:
             channels, *grid = codec.embedding_shape
             return spaces.Box(-np.inf, np.inf, (self.latent_stack * channels, *grid), np.float32)
         if self.kind == "objects":
-            size = MOST_OBJECTS * FEATURES + self.world_model.num_actions
+            size = MOST_OBJECTS * FEATURES + self.world_model.act_size
             return spaces.Box(-np.inf, np.inf, (size,), np.float32)
         if self.kind == "codes":
             if codec.num_codes > 256:
@@ -96,8 +96,8 @@ class ObservationBuilder:
         Args:
             latents: (batch, latent_stack, *latent_shape) int64, newest last.
             hidden: (batch, hidden channels, height, width); read only with ``hidden_state``.
-            taken: (batch, num_actions) float32, what was done last (:func:`dreamgym.models.layers.action_vectors`),
-                zeros where an episode begins; read only for ``"objects"``. None: nothing yet.
+            taken: (batch, act_size) float32, what was done last, zeros where an episode begins, and the digits of its
+                phase (:meth:`dreamgym.world_model.WorldModel.acts`); read only for ``"objects"``. None: nothing yet.
 
         Returns:
             Observations (batch, ...), as the space says.
@@ -112,9 +112,7 @@ class ObservationBuilder:
         batch, stack = latents.shape[:2]
         if self._objects is not None:
             found = torch.from_numpy(self._objects.find(latents)).to(latents.device).flatten(1)
-            return torch.cat(
-                [found, found.new_zeros(batch, self.world_model.num_actions) if taken is None else taken], 1
-            )
+            return torch.cat([found, found.new_zeros(batch, self.world_model.act_size) if taken is None else taken], 1)
         if self.kind == "codes":
             return latents.reshape(batch, stack, -1).transpose(1, 2).contiguous().to(torch.uint8)
         translate = self.world_model.embed if self.kind == "embedding" else self.world_model.decode

@@ -20,6 +20,7 @@ import torch
 from gymnasium import spaces
 from torch.utils.flop_counter import FlopCounterMode
 
+from dreamgym.acts import real_acts
 from dreamgym.agent import make_agent
 from dreamgym.checkpoint import Dream, StartStates
 from dreamgym.collect import GameSession, collect_random
@@ -376,9 +377,7 @@ class _Probe:
         latents = torch.as_tensor(self._encoded()[-_MOMENTS - 1 :]).long().to(self.device)
         changes = float((latents[1:] != latents[:-1]).float().mean())
         state = self.model.initial_state(_MOMENTS)
-        actions = torch.as_tensor(self.replay.actions_at(np.arange(len(self.replay))[-_MOMENTS - 1 : -1])).to(
-            self.device
-        )
+        actions = real_acts(self.model, self.replay, np.arange(len(self.replay))[-_MOMENTS - 1 : -1])
         prediction, _ = self.model.step(latents[:-1], actions, state)
         chances = prediction.latent[:, -2].flatten().float()
         head.threshold = float(chances.quantile(max(0.0, 1 - _LOOKED_AT * changes)))
@@ -466,7 +465,7 @@ class _Probe:
         if self._dream is None:
             windows = self.replay.sample_starts(256, self.config.dream.context, self._rng)
             latents = torch.as_tensor(self._encoded())[torch.as_tensor(windows.indices)]
-            actions, mask = torch.as_tensor(self.replay.actions_at(windows.indices)), torch.as_tensor(windows.mask)
+            actions, mask = real_acts(self.model, self.replay, windows.indices).cpu(), torch.as_tensor(windows.mask)
             elapsed = torch.as_tensor(self.replay.elapsed_at(windows.indices[:, 0]))
             starts = StartStates(latents, actions, mask, elapsed)
             self._dream = Dream(self.model, starts, self.config.dream.latent_stack, self._metadata)

@@ -56,7 +56,7 @@ class PlayedGame:
         self.keys = game_keys(self._game, model.num_actions)
         self._context = dream.starts.latents.shape[1]
         self._records: deque[_Record] = deque(maxlen=self._context)
-        self._seed = 0
+        self._seed = self._phase = 0
         self._actions: list[int] = []
 
     @property
@@ -66,7 +66,8 @@ class PlayedGame:
 
     def begin(self, seed: int) -> None:
         """Begin an episode."""
-        frames, _ = self._game.reset(seed=seed)
+        frames, info = self._game.reset(seed=seed)
+        self._phase = int(info.get("phase", 0))
         self._seed, self._actions = seed, []
         self._records.clear()
         self._records.append(_Record(frames, 0))
@@ -99,7 +100,8 @@ class PlayedGame:
         codes = self._model.encode(np.stack([record.frames for record in records])).to(torch.uint8)
         latents = torch.cat([codes[:1].expand(missing, *codes.shape[1:]), codes])
         taken = self._actions[-(len(records) - 1) :] if len(records) > 1 else []
-        actions = torch.tensor([0] * missing + taken + [0])
+        digits = self._model.phase_digits(self._phase)
+        actions = self._model.acts(torch.tensor([0] * missing + taken + [0], device=digits.device), digits)
         valid = torch.arange(self._context) >= missing
         elapsed = torch.tensor([records[0].elapsed])
         return StartStates(latents[None], actions[None], valid[None], elapsed)

@@ -369,6 +369,7 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any], RecordConstructorArgs):
         self._frames = np.zeros(settings.observation_shape, np.uint8)
         self._age = 0
         self._lives = 0
+        self._phase = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frames, Info]:
         """Begin an episode; the first frame fills the stack."""
@@ -377,7 +378,8 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any], RecordConstructorArgs):
         self._frames[:] = self._frames[-1]
         self._age = 0
         self._lives = int(info.get("lives", 0))
-        return self._frames.copy(), {**info, "lives": self._lives, "life_lost": False}
+        self._phase = int(info.get("episode_frame_number", 0)) % self._settings.frame_skip
+        return self._frames.copy(), {**info, "lives": self._lives, "life_lost": False, "phase": self._phase}
 
     def step(self, action: Any) -> tuple[Frames, float, bool, bool, Info]:
         """Take one step; see `make_game_env` for what comes back.
@@ -392,7 +394,7 @@ class ImageGame(gym.Wrapper[Frames, Any, Any, Any], RecordConstructorArgs):
         lives = int(info.get("lives", 0))
         life_lost, self._lives = lives < self._lives, lives
         truncated = bool(truncated) or (self._age >= self._max_episode_steps and not terminated)
-        info = {**info, "lives": lives, "life_lost": life_lost}
+        info = {**info, "lives": lives, "life_lost": life_lost, "phase": self._phase}
         return self._frames.copy(), float(reward), bool(terminated), truncated, info
 
     def _checked(self, action: Any) -> Any:
@@ -519,6 +521,7 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
         self._frames = np.zeros((num_envs, *settings.observation_shape), np.uint8)
         self._ages = np.zeros(num_envs, np.int64)
         self._lives = np.zeros(num_envs, np.int64)
+        self._phases = np.zeros(num_envs, np.int64)
         self._started = False
 
     def reset(
@@ -599,10 +602,12 @@ class AtariGameVectorEnv(VectorEnv[Frames, npt.NDArray[np.int64], npt.NDArray[An
         self._frames[mask, :, :height, :width] = self._settings.shrunk(screens[mask])
         self._ages[mask] = 0
         self._lives[mask] = info["lives"][mask]
+        self._phases[mask] = info["episode_frame_number"][mask] % self._settings.frame_skip
 
     def _info(self, life_lost: npt.NDArray[np.bool_]) -> Info:
         every = np.ones(self.num_envs, np.bool_)
-        return {"lives": self._lives.copy(), "_lives": every, "life_lost": life_lost, "_life_lost": every.copy()}
+        infos: Info = {"lives": self._lives.copy(), "life_lost": life_lost, "phase": self._phases.copy()}
+        return infos | {f"_{name}": every.copy() for name in infos}
 
     def _checked(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         actions = np.asarray(actions)

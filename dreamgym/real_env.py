@@ -70,13 +70,14 @@ class LatentTracker:
         self._state: Any = world_model.initial_state(num_envs) if hidden_state else None
         shape = (num_envs, latent_stack, *world_model.codec.latent_shape)
         self.latents = torch.zeros(shape, dtype=torch.int64, device=world_model.device)
-        self.taken = torch.zeros(num_envs, world_model.num_actions, device=world_model.device)
+        self.taken = torch.zeros(num_envs, world_model.act_size, device=world_model.device)
 
-    def begin(self, frames: Frames, rows: npt.NDArray[np.int64] | None = None) -> None:
+    def begin(self, frames: Frames, phases: npt.NDArray[np.int64], rows: npt.NDArray[np.int64] | None = None) -> None:
         """Games begin: their first latent fills the stack, as in the dream's start states.
 
         Args:
             frames: (num_envs, channels, height, width) uint8, the first of each.
+            phases: (num_envs,), see :meth:`dreamgym.replay.Replay.append`.
             rows: indices of the games that begin; None means all.
         """
         rows = np.arange(len(frames)) if rows is None else rows
@@ -84,7 +85,9 @@ class LatentTracker:
         index = torch.as_tensor(rows, device=self.latents.device)
         self.latents = self.latents.clone()
         self.latents[index] = latents.unsqueeze(1).expand(-1, self._latent_stack, *[-1] * (latents.ndim - 1))
-        self.taken = self.taken.index_fill(0, index, 0)
+        nothing = torch.zeros(len(rows), self._world_model.num_actions, device=index.device)
+        begun = torch.cat([nothing, self._world_model.phase_digits(phases[rows])], dim=1)
+        self.taken = self.taken.index_copy(0, index, begun)
         if self._state is not None:
             blank = self._world_model.initial_state(len(rows), torch.zeros(len(rows), dtype=torch.int64))
 
@@ -100,7 +103,9 @@ class LatentTracker:
         """
         number = torch.float32 if self._world_model.config.continuous else torch.int64
         taken = torch.as_tensor(np.array(actions), dtype=number, device=self.latents.device)
-        self.taken = action_vectors(taken, self._world_model.num_actions)
+        count = self._world_model.num_actions
+        taken = self._world_model.acts(taken, self.taken[:, count:])
+        self.taken = action_vectors(taken, count)
         if self._state is not None:
             before = self._state
             self._state = self._world_model.step(self.latents[:, -1], taken, before)[1]
@@ -151,7 +156,7 @@ class RealEnv(gym.Env[Any, Any]):
         seed, self._first_seed = self._first_seed if seed is None else seed, None
         super().reset(seed=seed)
         frames, info = self.game.reset(seed=seed, options=options)
-        self._tracker.begin(frames[None])
+        self._tracker.begin(frames[None], _phases(info, 1))
         return self._observe(), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -201,6 +206,12 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._tracker = LatentTracker(dream.world_model, self.num_envs, builder.latent_stack, builder.hidden_state)
         self._first_seed = seed
         self._frames: Frames | None = None
+        self._phases = np.zeros(self.num_envs, np.int64)
+
+    @property
+    def phases(self) -> npt.NDArray[np.int64]:
+        """(num_envs,): of the episode of every game, see :meth:`dreamgym.replay.Replay.append`, a copy."""
+        return self._phases.copy()
 
     @property
     def frames(self) -> Frames:
@@ -222,7 +233,8 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         mask = None if options is None else options.get("reset_mask")
         frames, infos = self.games.reset(seed=seed, options=options)
         self._frames = np.asarray(frames)
-        self._tracker.begin(self._frames, None if mask is None else np.flatnonzero(mask))
+        self._phases = _phases(infos, self.num_envs)
+        self._tracker.begin(self._frames, self._phases, None if mask is None else np.flatnonzero(mask))
         return self._observe(), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -253,7 +265,8 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         if len(rows):
             final = objects_at(self.num_envs, rows, take_rows(observation, rows))
             infos = {**infos, "final_obs": final, "_final_obs": ended}
-            self._tracker.begin(frames, rows)
+            self._phases = _phases(infos, self.num_envs)
+            self._tracker.begin(frames, self._phases, rows)
             put_rows(observation, rows, take_rows(self._observe(), rows))
         ends = np.array(terminated, dtype=np.bool_), np.array(truncated, dtype=np.bool_)
         return observation, np.array(rewards, dtype=np.float32), *ends, infos
@@ -268,6 +281,11 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def _observe(self) -> Any:
         return to_numpy(self._tracker.show(self._builder))
+
+
+def _phases(infos: dict[str, Any], count: int) -> npt.NDArray[np.int64]:
+    """What games say of their phases; those that say nothing have one."""
+    return np.broadcast_to(np.asarray(infos.get("phase", 0), dtype=np.int64), count)
 
 
 def _check_actions(space: gym.Space[Any], dream: Dream) -> gym.Space[Any]:

@@ -47,6 +47,10 @@ class Windows(NamedTuple):
     weights: npt.NDArray[np.float32]
 
 
+MOST_PHASE = 255
+"""Largest phase, which is kept in a byte."""
+
+
 class Replay:
     """A ring of records, one a step of the real game: the oldest are overwritten when it is full.
 
@@ -95,6 +99,7 @@ class Replay:
                 "truncated": np.zeros(self.capacity, np.bool_),
                 "life_lost": np.zeros(self.capacity, np.bool_),
                 "first": np.zeros(self.capacity, np.bool_),
+                "phase": np.zeros(self.capacity, np.uint8),
             }
             self._episode_first = np.zeros(self.capacity, np.int64)
             self._starts = StartWeights(self.capacity)
@@ -141,6 +146,7 @@ class Replay:
         truncated: bool,
         life_lost: bool,
         first: bool,
+        phase: int = 0,
     ) -> None:
         """Add a record.
 
@@ -153,6 +159,7 @@ class Replay:
             life_lost: a life was lost there.
             first: the frame began an episode. An episode may be left without an end (a run that was killed), but one
                 that has ended must be followed by a first record.
+            phase: emulator frames that were waited before the episode's first, modulo those of a step.
 
         Raises:
             InvalidInputError: a frame or action of the wrong shape or type, a reward that is not finite, or a `first`
@@ -168,6 +175,8 @@ class Replay:
             )
         if not np.isfinite(reward):
             raise InvalidInputError(f"reward: expected a finite number, got {reward!r}.")
+        if not 0 <= phase <= MOST_PHASE:
+            raise InvalidInputError(f"phase: expected 0 to {MOST_PHASE}, got {phase!r}.")
         previous = (self._stop - 1) % self.capacity
         ended = self._columns["terminated"][previous] or self._columns["truncated"][previous]
         if not first and (self._stop == 0 or ended):
@@ -175,7 +184,7 @@ class Replay:
         slot = self._stop % self.capacity
         self._episode_first[slot] = self._stop if first else self._episode_first[previous]
         self._frames[slot] = frame
-        values = (taken, reward, terminated, truncated, life_lost, first)
+        values = (taken, reward, terminated, truncated, life_lost, first, phase)
         for column, value in zip(self._columns.values(), values, strict=True):
             column[slot] = value
         if self._size == self.capacity:
@@ -222,6 +231,10 @@ class Replay:
     def life_lost_at(self, indices: npt.ArrayLike) -> Flags:
         """Whether a life was lost there: bool (...)."""
         return cast(Flags, self._column("life_lost", indices))
+
+    def phase_at(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """Emulator frames waited before the episode's first, modulo those of a step: uint8 (...)."""
+        return cast("npt.NDArray[np.uint8]", self._column("phase", indices))
 
     def first_at(self, indices: npt.ArrayLike) -> Flags:
         """Whether the frame began an episode: bool (...)."""
@@ -542,6 +555,8 @@ class Replay:
             column[slots] = columns[name][wanted - first :]
 
     def _check_columns(self, path: Path, columns: Arrays, count: int) -> None:
+        # The first shards had no phases.
+        columns.setdefault("phase", np.zeros(count, np.uint8))
         for name, column in self._columns.items():
             values = columns.get(name)
             if values is None or values.shape != (count, *column.shape[1:]) or values.dtype != column.dtype:

@@ -48,8 +48,8 @@ class DreamState(NamedTuple):
     latents: Tensor
     """(num_envs, latent_stack, *latent_shape) int64, newest last."""
     taken: Tensor
-    """(num_envs, num_actions) float32: what was done last, one-hot where actions are discrete; zeros at an episode's
-    begin."""
+    """(num_envs, act_size) float32: what was done last, one-hot where actions are discrete, zeros at an episode's
+    begin; and the digits of its phase."""
     age: Tensor
     """(num_envs,) int64: steps since the dream started."""
     start: Tensor
@@ -173,7 +173,7 @@ class DreamSimulator:
 
     @property
     def taken(self) -> Tensor:
-        """(num_envs, num_actions) float32: what was done last; zeros in a dream of an episode's begin."""
+        """(num_envs, act_size) float32: what was done last, zeros in a dream of an episode's begin; and its phase."""
         return self._current().taken
 
     @property
@@ -268,8 +268,9 @@ class DreamSimulator:
             InvalidInputError: the dreams were never reset.
         """
         state = self._current()
-        actions = self._check_actions(actions)
-        prediction, dynamics = self.world_model.step(state.latents[:, -1], actions, state.dynamics)
+        count = self.world_model.num_actions
+        acts = self.world_model.acts(self._check_actions(actions), state.taken[:, count:])
+        prediction, dynamics = self.world_model.step(state.latents[:, -1], acts, state.dynamics)
         cells = math.prod(self._latent_shape)
         uniforms, self._streams = self._streams.draw(cells + 2)
         drawn = uniforms[:, :cells].unflatten(1, self._latent_shape)
@@ -291,7 +292,7 @@ class DreamSimulator:
         else:
             truncated = at_horizon & ~terminated
         latents = torch.cat([state.latents[:, 1:], latent.unsqueeze(1)], dim=1)
-        taken = action_vectors(actions, self.world_model.num_actions)
+        taken = action_vectors(acts, count)
         self._state = DreamState(dynamics, latents, taken, age, state.start, self._streams)
         return StepResult(latents, reward.float(), terminated, truncated)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamgym.acts import real_acts
 from dreamgym.models.multiscale import MultiscaleDynamics
 from dreamgym.replay import Replay
 from dreamgym.terminal import progress_bar
@@ -79,7 +80,7 @@ def fit_steps(
         with seeded_dropout(device, generator):
             losses = dynamics.step_losses(
                 world_model.shown(table[torch.as_tensor(seen)].to(device, torch.int64)),
-                torch.as_tensor(replay.actions_at(seen), device=device),
+                real_acts(world_model, replay, seen),
                 torch.as_tensor(replay.rewards_at(drawn.numpy()), device=device),
                 torch.as_tensor(replay.elapsed_at(drawn.numpy()), device=device),
                 table[drawn + 1].to(device, torch.int64),

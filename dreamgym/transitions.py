@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dreamgym.acts import real_acts
 from dreamgym.models.layers import action_vectors
 from dreamgym.observations import ObservationBuilder, to_numpy
 from dreamgym.replay import Replay
@@ -94,9 +95,9 @@ def _observe(
     shown: list[npt.NDArray[Any]] = []
     for piece in pieces:
         now = piece[:, -1]
-        actions = torch.as_tensor(replay.actions_at(np.maximum(now - 1, starts[now]))).to(device)
-        taken = action_vectors(actions, builder.world_model.num_actions)
-        taken[torch.from_numpy(now == starts[now]).to(device)] = 0
+        count = builder.world_model.num_actions
+        taken = action_vectors(real_acts(builder.world_model, replay, np.maximum(now - 1, starts[now])), count)
+        taken[torch.from_numpy(now == starts[now]).to(device), :count] = 0
         shown.append(to_numpy(builder.build(torch.from_numpy(latents[piece]).long().to(device), taken=taken)))
     return np.concatenate(shown)
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from dreamgym.acts import real_acts
 from dreamgym.checkpoint import Dream, write_atomic
 from dreamgym.errors import InvalidInputError
 from dreamgym.fidelity import episode_spans, open_loop
@@ -129,7 +130,7 @@ def _roll_out(
     frames = replay.frames_at(indices.reshape(-1), stack=model.frame_stack)
     codes = model.encode(frames).unflatten(0, indices.shape)
     newest = frames[:, -1].reshape(*indices.shape, *frames.shape[2:])
-    actions = torch.as_tensor(replay.actions_at(indices[:, :-1]), device=model.device)
+    actions = real_acts(model, replay, indices[:, :-1])
     generator = torch.Generator(device=model.device)
     generator.manual_seed(seed)
     elapsed = torch.as_tensor(replay.elapsed_at(indices[:, 0]), device=model.device)

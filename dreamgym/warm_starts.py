@@ -62,14 +62,14 @@ class WarmStarts:
         return self._latents[indices, self.context - depth :]
 
     def taken(self, indices: Tensor) -> Tensor:
-        """What led to the last latents of the contexts at indices (rows,): (rows, num_actions) float32.
+        """What led to the last latents of the contexts at indices (rows,): (rows, act_size) float32.
 
-        Zeros where an episode begins.
+        No action where an episode begins, but its phase.
         """
-        if self.context == 1:
-            return torch.zeros(len(indices), self._world_model.num_actions, device=indices.device)
-        actions = action_vectors(self._actions[indices, self.context - 2], self._world_model.num_actions)
-        return actions * self._valid[indices, self.context - 2].unsqueeze(1)
+        count, before = self._world_model.num_actions, max(0, self.context - 2)
+        taken = action_vectors(self._actions[indices, before], count)
+        known = self._valid[indices, before] if self.context > 1 else torch.zeros_like(indices, dtype=torch.bool)
+        return torch.cat([taken[:, :count] * known.unsqueeze(1), taken[:, count:]], dim=1)
 
     def states(self, indices: Tensor, mask: Tensor | None) -> Any:
         """The dynamics' state at the starts at indices (rows,).

@@ -14,7 +14,7 @@ from dreamgym.device import bf16_is_faster
 from dreamgym.errors import ConfigError, InvalidInputError
 from dreamgym.models.codecs import VQVAE, VQVAEConfig
 from dreamgym.models.dynamics import ConvLSTM, ConvLSTMConfig, Prediction
-from dreamgym.models.layers import parameter_count
+from dreamgym.models.layers import action_vectors, parameter_count
 from dreamgym.models.losses import NO_REWARD
 from dreamgym.models.multiscale import MultiscaleConfig, MultiscaleDynamics
 from dreamgym.models.residual import ResidualConfig, ResidualDynamics
@@ -37,6 +37,9 @@ A new one (a class with the names of :class:`dreamgym.models.codecs.Codec`) is n
 subclass of ``VQVAEConfig`` for its settings. Files that hold it are read once it is named.
 """
 
+MOST_PHASE_BITS = 8
+"""Of a phase, which a replay keeps in a byte."""
+
 LARGEST = 4096
 """Largest whole number in a world model's configuration; the widest network fitted so far has 512 of anything."""
 
@@ -52,6 +55,9 @@ class WorldModelConfig:
         codec: settings of the codec; its ``frame_stack`` is the observation's.
         dynamics: settings of the dynamics.
         bf16: whether inference computes its matrix products in bfloat16.
+        phase_bits: binary digits of the phase that the dynamics and an agent of ``"objects"`` are told: how many
+            emulator frames were waited before an episode's first step, modulo those of a step. A game that moves things
+            in every second frame only looks the same in both phases and goes on differently. 0: neither is told.
     """
 
     game: str = "Pong"
@@ -60,6 +66,7 @@ class WorldModelConfig:
     codec: VQVAEConfig = field(default_factory=VQVAEConfig)
     dynamics: DynamicsConfig = field(default_factory=ConvLSTMConfig)
     bf16: bool = True
+    phase_bits: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -70,6 +77,8 @@ class WorldModelConfig:
             )
         if self.num_actions < 1:
             raise ConfigError(f"num_actions: expected at least 1, got {self.num_actions}.")
+        if not 0 <= self.phase_bits <= MOST_PHASE_BITS:
+            raise ConfigError(f"phase_bits: expected 0 to {MOST_PHASE_BITS}, got {self.phase_bits}.")
         if getattr(self.dynamics, "wraps", False) and not self.codec.aligned:
             # The edges of the screen are no neighbours.
             raise ConfigError("dynamics.wraps: expected False where the codec is not aligned; set codec.aligned=True.")
@@ -107,7 +116,7 @@ class WorldModel(nn.Module):
             self.codec: VQVAE = CODECS[type(config.codec)](config.codec)
             sides = {"cell": config.codec.cell} if isinstance(config.dynamics, MultiscaleConfig) else {}
             self.dynamics = DYNAMICS[type(config.dynamics)](
-                config.dynamics, self.codec.embedding_shape, self.codec.num_codes, config.num_actions, **sides
+                config.dynamics, self.codec.embedding_shape, self.codec.num_codes, self.act_size, **sides
             )
         self.eval()
 
@@ -120,6 +129,31 @@ class WorldModel(nn.Module):
     def num_actions(self) -> int:
         """Size of the action set, or length of the action vector."""
         return self.config.num_actions
+
+    @property
+    def act_size(self) -> int:
+        """Length of an action as the dynamics and agents are told it, phase included."""
+        return self.config.num_actions + self.config.phase_bits
+
+    def acts(self, actions: Tensor, digits: Tensor) -> Tensor:
+        """Actions as the dynamics are told them.
+
+        Args:
+            actions: (...) int64, or (..., num_actions) float32 if continuous.
+            digits: (..., phase_bits) float32, see :meth:`phase_digits`.
+
+        Returns:
+            The actions where no phase is told, else (..., act_size) float32.
+        """
+        if not self.config.phase_bits:
+            return actions
+        vectors = action_vectors(actions, self.num_actions)
+        return torch.cat([vectors, digits.expand(*vectors.shape[:-1], -1)], dim=-1)
+
+    def phase_digits(self, phases: npt.ArrayLike | Tensor) -> Tensor:
+        """Binary digits (..., phase_bits) float32 of phases (...), the lowest first."""
+        phases = torch.as_tensor(phases, device=self.device).long()
+        return (phases.unsqueeze(-1) >> torch.arange(self.config.phase_bits, device=self.device) & 1).float()
 
     @property
     def frame_stack(self) -> int:
@@ -216,7 +250,7 @@ class WorldModel(nn.Module):
 
         Args:
             latents: (batch, height, width) int64, z_t.
-            actions: (batch,) int64 or (batch, num_actions) float32, a_t.
+            actions: (batch,) int64 or (batch, num_actions) float32, a_t; with a phase see :meth:`acts`.
             state: h_{t-1}.
 
         Returns:

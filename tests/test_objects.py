@@ -274,19 +274,20 @@ def test_real_experience_is_remembered_as_objects():
     replay = Replay(30, (4, 4))
     for index in range(30):
         replay.append(np.zeros((4, 4), np.uint8), index % 3, 0.0, index == 19, False, False, index in (0, 20))
+    model = make_tiny_dream().world_model
     builder = SimpleNamespace(
         kind="objects",
-        world_model=SimpleNamespace(device=torch.device("cpu"), num_actions=3),
+        world_model=model,
         build=lambda latents, taken: torch.cat(
             [torch.from_numpy(ObjectFinder(codec).find(latents)).flatten(1), taken], 1
         ),
     )
     past = real_transitions(codes.astype(np.uint8), replay, 4, False, builder)  # pyright: ignore[reportArgumentType]
     size = MOST_OBJECTS * FEATURES
-    assert past.observations.shape == (29, size + 3)
+    assert past.observations.shape == (29, size + model.num_actions)
     found = ObjectFinder(codec).find(stacks(codes[:20])).reshape(-1, size)
     np.testing.assert_array_equal(past.observations[3:19, :size], found[:16])
-    np.testing.assert_array_equal(past.observations[1:20, size:], np.eye(3)[past.actions[:19]])
+    np.testing.assert_array_equal(past.observations[1:20, size:], np.eye(model.num_actions)[past.actions[:19]])
     np.testing.assert_array_equal(past.next_observations[:19], past.observations[1:20])
     # The first of an episode has nothing before it.
     firsts = past.observations[[0, 20]]

@@ -188,13 +188,13 @@ def action_vectors(actions: Tensor, num_actions: int) -> Tensor:
     """Actions as numbers.
 
     Args:
-        actions: (batch,) int64 for a discrete action, (batch, num_actions) float for a continuous one.
+        actions: (...) int64 for discrete actions, (..., num_actions) float for continuous ones.
         num_actions: number of actions, or length of the action vector.
 
     Returns:
-        (batch, num_actions) float32: one-hot for a discrete action.
+        (..., num_actions) float32: one-hot for a discrete action.
     """
-    return actions.float() if actions.dim() == 2 else F.one_hot(actions, num_actions).float()
+    return actions.float() if actions.is_floating_point() else F.one_hot(actions, num_actions).float()
 
 
 def parameter_count(module: nn.Module | None) -> int:
