@@ -13,7 +13,7 @@ from dreamgym.models.dynamics import ConvLSTMConfig
 from dreamgym.models.multiscale import MultiscaleConfig
 from dreamgym.models.quantizer import QuantizerConfig
 from dreamgym.real import resolve_game
-from dreamgym.world_model import DynamicsConfig
+from dreamgym.world_model import MOST_PHASE_BITS, DynamicsConfig
 
 
 def _at_least(least: int, **values: int) -> None:
@@ -308,6 +308,8 @@ class RunConfig:
                 raise ConfigError(f"{name}: expected at least one number, none negative, got {getattr(self, name)}.")
         if self.fresh_agent and min(self.fresh_agent) < 1:
             raise ConfigError(f"fresh_agent: expected rounds after the first, which is 0, got {self.fresh_agent}.")
+        if not 0 <= self.phase_bits <= MOST_PHASE_BITS:
+            raise ConfigError(f"phase_bits: expected 0 to {MOST_PHASE_BITS}, got {self.phase_bits}.")
         if self.observation == "objects" and not self.codec.objects:
             raise ConfigError("observation: expected 'codes' where the codec knows no objects; set codec.objects=True.")
         if 0 < self.codec_updates[0] <= self.fit.settled_updates:
