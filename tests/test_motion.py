@@ -176,6 +176,24 @@ def dynamics(**changes):
 
 
 @torch.no_grad()
+def test_what_codes_look_like_is_drawn_before_the_background():
+    codec = VQVAE(VQVAEConfig(frame_size=32, stages=2, width=2, sprites=True, quantizer=QuantizerConfig(num_codes=4)))
+    codec.eval()
+    codec.background.copy_(torch.rand(32, 32, generator=torch.Generator().manual_seed(0)))
+    latents = torch.zeros(1, 8, 8, dtype=torch.int64)
+    before = codec.decode(latents)
+    codec.sprites[1] = 0.75
+    codec.sprites[2, 1, 3] = -2
+    codec.rest[0, 0] = 3
+    assert not torch.equal(codec.decode(latents), before)
+    assert torch.equal(codec.decode(codec.rest[None])[0, 0], codec.background)
+    latents[0, 2, 5], latents[0, 3, 0] = 1, 2
+    expected = codec.background.clone()
+    expected[8:12, 20:24] = (expected[8:12, 20:24] + 0.75).clamp(max=1)
+    expected[13, 3] = 0
+    assert torch.equal(codec.decode(latents)[0, 0], expected)
+
+
 def test_dynamics_that_have_learned_nothing_yet_let_a_ball_fly_on():
     found = dynamics(motion=True, least_change=0.01)
     state = found.initial_state(1)

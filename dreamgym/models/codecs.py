@@ -316,7 +316,15 @@ class VQVAE(nn.Module):
         return F.embedding(latents, self.quantizer.codes).permute(0, 3, 1, 2)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Mean of p(s_t | z_t): (batch, height, width) to float32 (batch, C, H, W) in (0, 1)."""
+        """Latents (batch, height, width) to pictures float32 (batch, C, H, W) in [0, 1].
+
+        The mean of p(s_t | z_t); where it is known what codes look like, the background and what they show before it:
+        a young decoder blurs what is small.
+        """
+        if self.config.sprites and bool(self.sprites.any()):
+            shown = self.sprites[latents] - self.sprites[self.rest]
+            screens = self._on_grid(shown.transpose(2, 3).flatten(3, 4).flatten(1, 2), -1)
+            return (self.background + screens).clamp(0, 1).unsqueeze(1)
         return continuous_bernoulli_mean(self._logits(self.embed(latents)))
 
     def loss(
