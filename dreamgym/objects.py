@@ -1,9 +1,9 @@
 """What latents show in front of the background, object by object: a few numbers instead of all codes.
 
 A policy that is shown places as numbers need not learn for every cell anew what an object there means. Which objects
-there are is not taken from the game. What differs from the background, hangs together and is about as bright is a part;
-looks of parts that become each other are a kind; and of each kind as many are followed as are seen at once. What never
-moves is left out.
+there are is not taken from the game. What differs from the background and hangs together, each pixel about as bright as
+the next, is a part; looks of parts that become each other are a kind; and of each kind as many are followed as are
+mostly seen at once. What never moves is left out.
 """
 
 from __future__ import annotations
@@ -38,7 +38,15 @@ _MOST_PARTS = 32
 """Of a latent that are looked at, those that stand out most."""
 
 _SHADE = 0.25
-"""Of white: pixels that differ from the background by another multiple of this belong to another part."""
+"""Of white: pixels that differ by as much are of different parts, and parts whose mean difference from the background
+is nearest to another multiple of this look different."""
+
+_DIFFERS = 0.125
+"""Of white: least difference from the background of a pixel that belongs to a part."""
+
+_SHRED = 0.03
+"""Of the mass of a latent's most massive part: what has less is none. Where many pictures share a code, its own is the
+mean of them, and has shreds."""
 
 _REACH = 40.0
 """Most that a part and what is taken for it one latent before may differ, in pixels."""
@@ -176,16 +184,15 @@ def _look(codec: VQVAE, codes: npt.NDArray[np.integer]) -> Parts:
     cell, sprites, rest = codec.config.cell, codec.sprites.cpu().numpy(), codec.rest.cpu().numpy()
     where = np.nonzero(codes != rest)
     in_front = sprites[codes[where]] - sprites[rest[where[1:]]]
-    shades = np.rint(in_front / _SHADE).astype(np.int64)
-    inside = np.nonzero(shades)
+    inside = np.nonzero(np.abs(in_front) >= _DIFFERS)
     at, down, right = inside
     place = where[0][at], where[1][at] * cell + down, where[2][at] * cell + right
-    belongs = _connected(place, shades[inside], (len(codes), height, width))
-    return _sort(_measure(place, belongs, shades[inside], in_front[inside]), len(codes))
+    belongs = _connected(place, in_front[inside], (len(codes), height, width))
+    return _sort(_measure(place, belongs, in_front[inside]), len(codes))
 
 
-def _connected(place: tuple[Index, Index, Index], shades: Index, size: tuple[int, int, int]) -> Index:
-    """For pixels at places (screen, row, column) the number of the part they belong to: all that touch, of a shade."""
+def _connected(place: tuple[Index, Index, Index], in_front: Array, size: tuple[int, int, int]) -> Index:
+    """For pixels at places (screen, row, column) the number of the part they belong to, from what they show there."""
     screen, row, column = place
     # A margin all round keeps one screen's edge from touching the next one's.
     rows, columns = size[1] + 2, size[2] + 2
@@ -194,16 +201,16 @@ def _connected(place: tuple[Index, Index, Index], shades: Index, size: tuple[int
     pixel[flat] = np.arange(len(flat))
     pairs = [(np.arange(len(flat)), pixel[flat + away]) for away in (1, columns - 1, columns, columns + 1)]
     one, other = (np.concatenate(ends) for ends in zip(*pairs, strict=True))
-    touching = (other >= 0) & (shades[one] == shades[other])
+    touching = (other >= 0) & (np.abs(in_front[one] - in_front[other]) < _SHADE)
     graph = csr_array((touching[touching], (one[touching], other[touching])), shape=(len(flat), len(flat)))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def _measure(place: tuple[Index, Index, Index], belongs: Index, shades: Index, in_front: Array) -> npt.NDArray[Any]:
+def _measure(place: tuple[Index, Index, Index], belongs: Index, in_front: Array) -> npt.NDArray[Any]:
     """Parts (parts, 7): screen, the centre's row and column, shade, height, width, mass."""
     count = int(belongs.max(initial=-1)) + 1
     area = np.bincount(belongs, minlength=count)
-    means = [np.bincount(belongs, axis, minlength=count) / area for axis in (*place, shades)]
+    means = [np.bincount(belongs, axis, minlength=count) / area for axis in (*place, in_front / _SHADE)]
     sides = []
     for axis in place[1:]:
         first, last = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
@@ -214,7 +221,11 @@ def _measure(place: tuple[Index, Index, Index], belongs: Index, shades: Index, i
 
 
 def _sort(parts: npt.NDArray[Any], number: int) -> Parts:
-    """Parts (parts, 7) of so many screens, sorted into these."""
+    """Parts (parts, 7) of so many screens, sorted into these, without shreds."""
+    most = np.zeros(number)
+    shown_on = np.rint(parts[:, 0]).astype(np.int64)
+    np.maximum.at(most, shown_on, parts[:, 6])
+    parts = parts[parts[:, 6] >= _SHRED * most[shown_on]]
     parts = parts[np.lexsort((-parts[:, 6], parts[:, 0]))]
     screen = np.rint(parts[:, 0]).astype(np.int64)
     rank = np.arange(len(screen)) - np.searchsorted(screen, screen)
@@ -323,14 +334,14 @@ def _merge(now: Index, then: Index, count: Index) -> Index:
 
 
 def _choose(parts: Parts, look: Index, seen: Index, count: Index, kind: Index, followed: Index, seed: int) -> Kinds:
-    """Rows for the kinds that are followed, most often seen first: as many objects of each as are seen at once."""
+    """Rows for the kinds that are followed, most often seen first: as many objects of each as are mostly seen."""
     looks, slots = no_kinds()
     filled, listed = 0, 0
     of_kind = np.where(look >= 0, kind[look], -1)
     for name, original in enumerate(followed):
         own = of_kind == original
         at_once = own.sum(axis=1)
-        objects = max(1, int(np.percentile(at_once[at_once > 0], 95)))
+        objects = max(1, int(np.median(at_once[at_once > 0])))
         told = _tell_apart(parts.box()[own].astype(np.float64), objects, seed)
         told = told[told[:, 4:6].max(axis=1) >= _STILL][: MOST_OBJECTS - filled]
         slots[filled : filled + len(told), 0] = name

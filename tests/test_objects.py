@@ -150,6 +150,22 @@ def test_what_is_not_to_be_seen_is_zeros_and_steps_across_it_too():
     assert seen[4, 5:7].any() and not seen[4, 7:].any()
 
 
+def test_a_large_thing_is_one_object_though_its_edge_is_blurred_and_shreds_lie_about_it():
+    frames, rng = np.zeros((200, HEIGHT, WIDTH), np.float32), np.random.default_rng(0)
+    for frame in frames:
+        # On the codec's grid, so that its codes are few.
+        top, left = CELL * rng.integers(1, HEIGHT // CELL - 3), CELL * rng.integers(1, WIDTH // CELL - 3)
+        frame[top : top + 8, left : left + 8] = 0.2
+        frame[top + 1 : top + 7, left + 1 : left + 7] = 0.4
+        frame[top - 2, left + 1] = -0.3
+        frame[top + 9, left + 6] = 0.3
+    codec, codes = learned(frames)
+    assert (codec.slots[:, 0] >= 0).sum() == 1
+    found = ObjectFinder(codec).find(stacks(codes))
+    assert (found[:, 0, 0] == 1).all()
+    np.testing.assert_allclose(codec.slots[0, 3:5], 8, atol=0.1)
+
+
 def test_what_touches_is_told_apart_by_its_brightness():
     frames, _ = movie()
     codec, _ = learned(frames)
