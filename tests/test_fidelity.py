@@ -71,6 +71,12 @@ class Knowing:
         frames = (2 * latent - self.darker).clamp(0, 255).to(torch.uint8)
         return frames.repeat_interleave(2, -1).repeat_interleave(2, -2)[:, None]
 
+    def acts(self, actions, digits):
+        return actions
+
+    def phase_digits(self, phases):
+        return phases
+
     def initial_state(self, batch, elapsed=None):
         return torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64)
 

@@ -34,6 +34,12 @@ class Counter:
     def decode(self, latent):
         return latent.to(torch.uint8)[:, None]
 
+    def acts(self, actions, digits):
+        return actions
+
+    def phase_digits(self, phases):
+        return phases
+
     def initial_state(self, batch, elapsed=None):
         return torch.zeros(batch)
 
