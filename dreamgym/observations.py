@@ -38,8 +38,8 @@ class ObservationBuilder:
     ``pixels``     uint8 (stack * frame channels, H, W)        the decoded frames, for ``CnnPolicy``
     =============  ==========================================  ===================================================
 
-    A screen is drawn before the newest of an action's frames is reckoned, so that what was done last is part of what an
-    agent has to know. Codes, embeddings and pixels leave it to be seen from how things move.
+    What was done last need not show yet (Pong's paddles move in every second emulator frame), and with ``"objects"`` an
+    agent is told it. Codes, embeddings and pixels leave it to be seen from how things move.
 
     With ``hidden_state`` the space is a Dict: ``observation`` as above and ``hidden`` float32 (hidden channels, height,
     width), what the dynamics knew before the newest latent.

@@ -233,8 +233,8 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         mask = None if options is None else options.get("reset_mask")
         frames, infos = self.games.reset(seed=seed, options=options)
         self._frames = np.asarray(frames)
-        self._phases = _phases(infos, self.num_envs)
-        self._tracker.begin(self._frames, self._phases, None if mask is None else np.flatnonzero(mask))
+        rows = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
+        self._begin(rows, infos)
         return self._observe(), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -265,8 +265,7 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         if len(rows):
             final = objects_at(self.num_envs, rows, take_rows(observation, rows))
             infos = {**infos, "final_obs": final, "_final_obs": ended}
-            self._phases = _phases(infos, self.num_envs)
-            self._tracker.begin(frames, self._phases, rows)
+            self._begin(rows, infos)
             put_rows(observation, rows, take_rows(self._observe(), rows))
         ends = np.array(terminated, dtype=np.bool_), np.array(truncated, dtype=np.bool_)
         return observation, np.array(rewards, dtype=np.float32), *ends, infos
@@ -278,6 +277,12 @@ class RealVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def close_extras(self, **kwargs: Any) -> None:
         """Close the games."""
         self.games.close(**kwargs)
+
+    def _begin(self, rows: npt.NDArray[np.int64], infos: dict[str, Any]) -> None:
+        """Follow the games at rows from their first frames; of the others the infos may say nothing."""
+        assert self._frames is not None
+        self._phases[rows] = _phases(infos, self.num_envs)[rows]
+        self._tracker.begin(self._frames, self._phases, rows)
 
     def _observe(self) -> Any:
         return to_numpy(self._tracker.show(self._builder))

@@ -157,6 +157,18 @@ def test_real_experience_is_told_with_its_phases() -> None:
     assert not shown[::10, :6].any() and shown[1::10, :6].any(axis=1).all()
 
 
+def test_games_that_go_on_keep_their_phase_when_others_are_reset() -> None:
+    # Stepped one after the other, games say nothing of those that are not reset.
+    env = make_real_env(phased_dream(), num_envs=6, observation="codes", device="cpu", seed=0, render_mode="rgb_array")
+    env.reset()
+    before, mask = env.phases, np.array([True, False] * 3)
+    assert before.any()
+    _, infos = env.reset(seed=20, options={"reset_mask": mask})
+    assert np.array_equal(env.phases[~mask], before[~mask])
+    assert np.array_equal(env.phases[mask], infos["phase"][mask])
+    env.close()
+
+
 def test_a_dream_with_phases_is_saved_and_seen_in_the_real_game(tmp_path: Path) -> None:
     dream = phased_dream()
     again = load_dream(save_dream(tmp_path, dream))
